@@ -1,0 +1,153 @@
+// RMSNorm with residual, SwiGLU, rope with the write into the KV pool. Rows are independent, each summed in one fixed
+// order: a row's result does not depend on the batch.
+#pragma once
+#include "kernels.h"
+#include "parallel.h"
+#include "vec.h"
+
+namespace rft {
+namespace RFT_ISA {
+
+constexpr int64_t kRowsPerItem = 8;  // rows a thread takes at a time
+
+template <class T>
+RFT_INLINE void rms_norm_row(float* x, const T* delta, const T* weight, T* out, int64_t n, float eps) {
+  f32x16 sum{};
+  int64_t c = 0;
+  for (; c + kLanes <= n; c += kLanes) {
+    f32x16 v = load(x + c);
+    if (delta) {
+      v += load(delta + c);
+      store(x + c, v);
+    }
+    sum = fma(v, v, sum);
+  }
+  float rest = 0.0f;
+  for (; c < n; ++c) {
+    if (delta) x[c] += to_float(delta[c]);
+    rest += x[c] * x[c];
+  }
+  const float scale = 1.0f / std::sqrt((reduce_add(sum) + rest) / float(n) + eps);
+  for (c = 0; c + kLanes <= n; c += kLanes) store(out + c, load(x + c) * scale * load(weight + c));
+  for (; c < n; ++c) from_float(x[c] * scale * to_float(weight[c]), out[c]);
+}
+
+template <class T>
+void rms_norm_t(const RmsNormArgs& a) {
+  const int64_t n = a.channels;
+  parallel_for((a.rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item) {
+    const int64_t end = (item + 1) * kRowsPerItem < a.rows ? (item + 1) * kRowsPerItem : a.rows;
+    for (int64_t r = item * kRowsPerItem; r < end; ++r)
+      rms_norm_row<T>(a.x + r * n, a.delta ? static_cast<const T*>(a.delta) + r * n : nullptr,
+                      static_cast<const T*>(a.weight), static_cast<T*>(a.out) + r * n, n, a.eps);
+  });
+}
+
+inline void rms_norm(const RmsNormArgs& a) { a.dtype == DType::bf16 ? rms_norm_t<bf16>(a) : rms_norm_t<float>(a); }
+
+template <class T>
+void swiglu_t(const SwigluArgs& a) {
+  const int64_t n = a.channels;
+  const float log2e = 1.44269504f;
+  parallel_for((a.rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item) {
+    const int64_t end = (item + 1) * kRowsPerItem < a.rows ? (item + 1) * kRowsPerItem : a.rows;
+    for (int64_t r = item * kRowsPerItem; r < end; ++r) {
+      const T* gate = static_cast<const T*>(a.gate_up) + r * 2 * n;
+      const T* up = gate + n;
+      T* out = static_cast<T*>(a.out) + r * n;
+      int64_t c = 0;
+      for (; c + kLanes <= n; c += kLanes) {
+        f32x16 g = load(gate + c);
+        store(out + c, g / (exp2(g * -log2e) + 1.0f) * load(up + c));
+      }
+      for (; c < n; ++c) {
+        float g = to_float(gate[c]);
+        from_float(g / (std::exp2(g * -log2e) + 1.0f) * to_float(up[c]), out[c]);
+      }
+    }
+  });
+}
+
+inline void swiglu(const SwigluArgs& a) { a.dtype == DType::bf16 ? swiglu_t<bf16>(a) : swiglu_t<float>(a); }
+
+// Normalises (if asked) and rotates one head into float scratch. Rotation pairs (d, d + D/2), as Hugging Face stores it.
+template <class T>
+RFT_INLINE void norm_rope_head(const T* x, const T* norm, const float* cos, const float* sin, int64_t d, float eps,
+                               float* out) {
+  const int64_t half = d / 2;
+  for (int64_t i = 0; i < d; ++i) out[i] = to_float(x[i]);
+  if (norm) {
+    float sum = 0.0f;
+    for (int64_t i = 0; i < d; ++i) sum += out[i] * out[i];
+    const float scale = 1.0f / std::sqrt(sum / float(d) + eps);
+    for (int64_t i = 0; i < d; ++i) out[i] = out[i] * scale * to_float(norm[i]);
+  }
+  for (int64_t i = 0; i < half; ++i) {
+    const float lo = out[i], hi = out[i + half];
+    out[i] = lo * cos[i] - hi * sin[i];
+    out[i + half] = hi * cos[i] + lo * sin[i];
+  }
+}
+
+constexpr int64_t kMaxHeadDim = 512;
+
+template <class T>
+void rope_write_kv_t(const RopeWriteArgs& a) {
+  constexpr int64_t w = sizeof(T) == 2 ? 2 : 1;
+  const int64_t d = a.head_dim, head_elems = 2 * kPage * d;
+  parallel_for((a.rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item) {
+    const int64_t end = (item + 1) * kRowsPerItem < a.rows ? (item + 1) * kRowsPerItem : a.rows;
+    float scratch[kMaxHeadDim];
+    for (int64_t r = item * kRowsPerItem; r < end; ++r) {
+      T* row = static_cast<T*>(a.qkv) + r * a.qkv_stride;
+      const float* cos = a.cos + int64_t(a.positions[r]) * (d / 2);
+      const float* sin = a.sin + int64_t(a.positions[r]) * (d / 2);
+      for (int64_t h = 0; h < a.heads; ++h) {
+        T* q = row + h * d;
+        norm_rope_head<T>(q, static_cast<const T*>(a.q_norm), cos, sin, d, a.eps, scratch);
+        for (int64_t i = 0; i < d; ++i) from_float(scratch[i], q[i]);
+      }
+      const int64_t page = a.slots[r] / kPage, place = a.slots[r] % kPage;
+      for (int64_t h = 0; h < a.kv_heads; ++h) {
+        T* keys = static_cast<T*>(a.pool) + (page * a.kv_heads + h) * head_elems;
+        T* values = keys + kPage * d;
+        norm_rope_head<T>(row + (a.heads + h) * d, static_cast<const T*>(a.k_norm), cos, sin, d, a.eps, scratch);
+        for (int64_t i = 0; i < d; ++i) from_float(scratch[i], keys[(i / w * kPage + place) * w + i % w]);
+        const T* v = row + (a.heads + a.kv_heads + h) * d;
+        for (int64_t i = 0; i < d; ++i) values[(place / w * d + i) * w + place % w] = v[i];
+      }
+    }
+  });
+}
+
+inline void rope_write_kv(const RopeWriteArgs& a) {
+  a.dtype == DType::bf16 ? rope_write_kv_t<bf16>(a) : rope_write_kv_t<float>(a);
+}
+
+// Copies in the order given (one's target may be the next one's source), heads in parallel.
+template <class T>
+void copy_pages_t(const CopyPagesArgs& a) {
+  constexpr int64_t w = sizeof(T) == 2 ? 2 : 1;
+  const int64_t d = a.head_dim, head_elems = 2 * kPage * d;
+  parallel_for(a.kv_heads, [&](int64_t h) {
+    for (int64_t i = 0; i < a.n; ++i) {
+      const int32_t* c = a.copies + i * 3;
+      const T* from = static_cast<const T*>(a.pool) + (c[0] * a.kv_heads + h) * head_elems;
+      T* to = static_cast<T*>(a.pool) + (c[1] * a.kv_heads + h) * head_elems;
+      const int64_t places = c[2];
+      for (int64_t k = 0; k < d / w; ++k) std::memcpy(to + k * kPage * w, from + k * kPage * w, places * w * sizeof(T));
+      from += kPage * d;
+      to += kPage * d;
+      std::memcpy(to, from, places / w * w * d * sizeof(T));
+      if (places % w)
+        for (int64_t k = 0; k < d; ++k) to[(places / w * d + k) * w] = from[(places / w * d + k) * w];
+    }
+  });
+}
+
+inline void copy_pages(const CopyPagesArgs& a) {
+  a.dtype == DType::bf16 ? copy_pages_t<bf16>(a) : copy_pages_t<float>(a);
+}
+
+}  // namespace RFT_ISA
+}  // namespace rft

@@ -1,0 +1,106 @@
+"""How much memory a sampler takes, decided before anything is allocated."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rftfast.errors import UserError
+from rftfast.models.config import ModelConfig
+from rftfast.ops.kv import PAGE, KVPool
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SHARE_OF_FREE = 0.5  # of the memory that is free once the weights are in, unless --kv-memory says otherwise
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes by purpose, and the pages that ``kv_bytes`` buys."""
+
+    weight_bytes: int
+    kv_bytes: int
+    activation_bytes: int
+    pages: int
+    page_bytes: int
+
+    @property
+    def tokens(self) -> int:
+        return self.pages * PAGE
+
+    def lines(self) -> list[str]:
+        return [
+            f"weights      {human(self.weight_bytes)}",
+            f"KV pages     {human(self.kv_bytes)} = {self.pages:,} pages of {PAGE} tokens ({self.tokens:,} tokens)",
+            f"activations  {human(self.activation_bytes)}",
+        ]
+
+
+def parse_bytes(text: str) -> int:
+    """'4GiB', '512M', '1.5g' or a plain number of bytes; units are powers of 1024."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    if not found:
+        raise UserError(f"'{text}' is not an amount of memory: write for example 4GiB or 512MiB")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def human(n: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024 or unit == "GiB":
+            return f"{n:.0f} {unit}" if unit in ("B", "KiB", "MiB") else f"{n:.2f} {unit}"
+        n /= 1024
+    raise AssertionError
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on ``device``; the container's limit counts where there is one."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = 1 << 62
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
+        free = min(free, int(most) - int(used.read_text()))
+    return free if free < 1 << 62 else 4 << 30
+
+
+def plan_memory(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    kv_memory: int | None,
+    max_rows: int,
+    weights_loaded: bool = False,
+) -> MemoryPlan:
+    """The plan for one sampler. ``kv_memory`` in bytes, or None for half of what is free beside the weights."""
+    c = config
+    layer = (c.heads + 2 * c.kv_heads) * c.head_dim * c.hidden + c.heads * c.head_dim * c.hidden
+    layer += 3 * c.intermediate * c.hidden
+    # On a CPU in bfloat16 a tied head is kept twice: in rows for the embedding, in blocks for the product.
+    heads = 1 if c.tied and not (device.type == "cpu" and dtype == torch.bfloat16) else 2
+    weights = (c.layers * layer + heads * c.vocab_size * c.hidden) * dtype.itemsize
+    widest = max((c.heads + 2 * c.kv_heads) * c.head_dim, 3 * c.intermediate)
+    activations = max_rows * (2 * c.hidden * 4 + (2 * widest + c.vocab_size) * dtype.itemsize)
+    page = KVPool.bytes_per_page(c.layers, c.kv_heads, c.head_dim, dtype)
+    free = free_memory(device) - activations - (0 if weights_loaded else weights)
+    if free <= 0:
+        raise UserError(
+            f"the model needs {human(weights + activations)} and {human(free_memory(device))} is free on {device}: "
+            "use a smaller model or free memory"
+        )
+    if kv_memory is None:
+        kv_memory = int(free * _SHARE_OF_FREE)
+    elif kv_memory > free:
+        raise UserError(
+            f"--kv-memory {human(kv_memory)} is more than the {human(free)} that is free beside the weights: "
+            f"ask for at most {human(free)}"
+        )
+    pages = kv_memory // page
+    return MemoryPlan(weights, pages * page, activations, pages, page)

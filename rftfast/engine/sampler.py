@@ -1,0 +1,290 @@
+"""The sampler: requests in, finished paths out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+
+from rftfast import ops as operations
+from rftfast.engine.memory import MemoryPlan, human, parse_bytes, plan_memory
+from rftfast.engine.params import Generation, Request, SamplingParams
+from rftfast.engine.rng import sample_key
+from rftfast.engine.runner import Noise, Runner
+from rftfast.engine.scheduler import Scheduler, SequenceState
+from rftfast.engine.stops import StopStrings, cut
+from rftfast.engine.tree import PAGE, KVTree
+from rftfast.errors import UserError
+from rftfast.models.config import ModelConfig
+from rftfast.models.decoder import Decoder
+from rftfast.models.resolve import resolve
+from rftfast.models.rope import rope_table
+from rftfast.models.tokenizer import Tokenizer
+from rftfast.models.weights import load_weights
+from rftfast.ops.kv import KVPool
+from rftfast.ops.linear import MAX_ROWS
+
+_DTYPES = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32, "fp32": torch.float32}
+
+
+@dataclass(eq=False)
+class _Path:
+    """The payload of a sequence: who asked for it and what has been drawn beside the tokens."""
+
+    request: Request
+    sample_index: int
+    noise: Noise
+    stops: StopStrings | None
+    logprobs: list[float]
+
+
+@dataclass
+class Stats:
+    """Counters since the sampler was made. ``seconds`` by part: schedule, plan, model, sample, host (the rest)."""
+
+    steps: int = 0
+    decode_rows: int = 0
+    prefill_rows: int = 0
+    finished: int = 0
+    prompt_tokens: int = 0
+    """Prompt tokens of all paths started, as if each had its own."""
+    preemptions: int = 0
+    seconds: dict[str, float] | None = None
+
+    @property
+    def saved_tokens(self) -> int:
+        """Prompt tokens that sharing spared."""
+        return max(0, self.prompt_tokens - self.prefill_rows)
+
+
+class Sampler:
+    """Draws many paths a prompt. Build it with ``from_pretrained``.
+
+    A path is a function of (params.seed, request.name, sample index) alone: always as to its noise, and in invariant
+    mode as to its tokens, whatever else is in the batch, in whatever order, after however many restarts.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        memory: MemoryPlan,
+        *,
+        prefix_share: bool = True,
+        max_running: int = 256,
+        max_rows: int = MAX_ROWS,
+    ) -> None:
+        if memory.pages < 1:
+            raise UserError(f"KV memory holds no page of {human(memory.page_bytes)}: give more with --kv-memory")
+        self.decoder = decoder
+        self.config: ModelConfig = decoder.config
+        self.tokenizer = tokenizer
+        self.memory = memory
+        self.prefix_share = prefix_share
+        c = self.config
+        self.pool = KVPool.allocate(c.layers, memory.pages, c.kv_heads, c.head_dim, decoder.dtype, decoder.embed.device)
+        self.tree = KVTree(memory.pages)
+        self.scheduler = Scheduler(self.tree, min(max_running, max_rows), max_rows)
+        self.runner = Runner(decoder, self.pool, self.tree, self.scheduler.max_running, max_rows)
+        self._token_bytes: list[bytes] | None = None
+        self._stops: dict[tuple[str, ...], StopStrings] = {}
+        self._steps = self._decode_rows = self._finished = 0
+        self._schedule_seconds = self._host_seconds = 0.0
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: str = "auto",
+        threads: int | None = None,
+        kv_memory: str | int | None = None,
+        prefix_share: bool = True,
+        invariant: bool | None = None,
+        backend: str = "auto",
+        max_running: int = 256,
+    ) -> Sampler:
+        """Loads ``model`` (a folder, a GGUF file, a named model or a Hugging Face name).
+
+        ``dtype``: auto (bf16 where the CPU multiplies it natively, else float32), bf16 or float32. ``threads``: CPU
+        threads, all cores by default. ``kv_memory``: bytes, or text such as "4GiB". ``invariant``: tokens independent of
+        the batch; the default on CPUs. Raises UserError for anything that cannot be used.
+        """
+        target = torch.device(device)
+        if target.type == "cuda" and not torch.cuda.is_available():
+            raise UserError("device 'cuda' was asked for and torch sees no GPU: use --device cpu")
+        if threads is not None:
+            if threads < 1:
+                raise UserError(f"threads is {threads}: use at least 1")
+            operations.native.set_threads(threads)
+        if invariant is None:
+            invariant = target.type == "cpu"
+        folder = resolve(str(model))
+        config = ModelConfig.from_folder(folder)
+        ops = operations.select(target, backend=backend, invariant=invariant)
+        chosen = choose_dtype(dtype, target)
+        plan = plan_memory(
+            config,
+            chosen,
+            target,
+            kv_memory=parse_bytes(kv_memory) if isinstance(kv_memory, str) else kv_memory,
+            max_rows=MAX_ROWS,
+        )
+        tokenizer = Tokenizer.from_folder(folder)
+        weights = {name: t.to(target) for name, t in load_weights(folder, config, chosen).items()}
+        cos, sin = rope_table(config, config.max_positions)
+        decoder = Decoder(config, weights, ops, (cos.to(target), sin.to(target)))
+        return cls(decoder, tokenizer, plan, prefix_share=prefix_share, max_running=max_running)
+
+    # -- drawing --------------------------------------------------------------------------------------------------
+
+    def generate(
+        self, prompts: Sequence[str | Sequence[int]], params: SamplingParams | None = None
+    ) -> list[list[Generation]]:
+        """``params.k`` paths for each prompt (text or token ids), in the order of the prompts and sample indices.
+
+        A prompt's noise is named by the prompt itself, so its paths do not depend on the others.
+        """
+        params = params or SamplingParams()
+        names: list[str] = []
+        requests: dict[str, Request] = {}
+        for prompt in prompts:
+            tokens = tuple(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+            name = "prompt:" + blake2b(b",".join(b"%d" % t for t in tokens), digest_size=8).hexdigest()
+            names.append(name)
+            requests[name] = Request(name, tokens, params)
+        results: dict[str, list[Generation]] = {name: [] for name in requests}
+        for generation in self.stream(requests.values()):
+            results[generation.name].append(generation)
+        for paths in results.values():
+            paths.sort(key=lambda g: g.sample_index)
+        return [results[name] for name in names]
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[Generation]:
+        """Paths as they finish. ``requests`` is read as room appears, so it may be as long as you like."""
+        source = iter(requests)
+        more = True
+        try:
+            while True:
+                while more and len(self.scheduler.waiting) < self.scheduler.max_running:
+                    request = next(source, None)
+                    if request is None:
+                        more = False
+                    else:
+                        self._add(request)
+                if not self.scheduler.busy:
+                    return
+                yield from self._step()
+        finally:
+            self.scheduler.abort()
+
+    def check_request(self, request: Request) -> None:
+        """Raises UserError if the request can never be served."""
+        length, longest = len(request.tokens), self.config.max_positions
+        if not request.tokens:
+            raise UserError(f"request '{request.name}': the prompt is empty")
+        if length + 1 > longest:
+            raise UserError(
+                f"request '{request.name}': the prompt has {length} tokens and the model's context is {longest}: "
+                "use fewer shots or shorten the question"
+            )
+        bad = [t for t in request.tokens if not 0 <= t < self.config.vocab_size]
+        if bad:
+            raise UserError(f"request '{request.name}': token {bad[0]} is outside the vocabulary")
+        need = -(-min(length + request.params.max_tokens, longest) // PAGE) + 1
+        if need > self.memory.pages:
+            raise UserError(
+                f"request '{request.name}': one sequence needs {need} KV pages ({human(need * self.memory.page_bytes)})"
+                f" and there are {self.memory.pages}: give more with --kv-memory or lower --max-tokens"
+            )
+
+    def _add(self, request: Request) -> None:
+        self.check_request(request)
+        p = request.params
+        stops = self._stop_strings(p.stop) if p.stop else None
+        key = sample_key(p.seed, request.name)
+        longest = min(p.max_tokens, self.config.max_positions - len(request.tokens))
+        for index in request.indices():
+            noise = Noise(key, index, p.temperature, p.top_k, p.top_p, p.min_p)
+            payload = _Path(request, index, noise, stops, [])
+            self.scheduler.add(
+                SequenceState(payload, list(request.tokens), len(request.tokens), longest, share=self.prefix_share)
+            )
+
+    def _stop_strings(self, stops: tuple[str, ...]) -> StopStrings:
+        if stops not in self._stops:
+            if self._token_bytes is None:
+                self._token_bytes = self.tokenizer.token_bytes(self.config.vocab_size)
+            self._stops[stops] = StopStrings(stops, self._token_bytes)
+        return self._stops[stops]
+
+    def _step(self) -> list[Generation]:
+        begin = time.perf_counter()
+        step = self.scheduler.schedule()
+        scheduled = time.perf_counter()
+        paths = [s.payload for s in step.decode]
+        tokens, logprobs = self.runner.run(step, [p.noise for p in paths])  # type: ignore[attr-defined]
+        ran = time.perf_counter()
+        finished = []
+        for sequence, path, token, logprob in zip(step.decode, paths, tokens, logprobs, strict=True):
+            assert isinstance(path, _Path)
+            if token < 0:
+                raise UserError(
+                    f"request '{path.request.name}': the model gives NaN logits; its weights are damaged, or this "
+                    "dtype overflows: try --dtype float32"
+                )
+            sequence.tokens.append(token)
+            path.logprobs.append(logprob)
+            reason = self._finish_reason(sequence, path, token)
+            if reason:
+                self.scheduler.finish(sequence)
+                finished.append(self._generation(sequence, path, reason))
+        self._steps += 1
+        self._decode_rows += len(step.decode)
+        self._finished += len(finished)
+        self._schedule_seconds += scheduled - begin
+        self._host_seconds += time.perf_counter() - ran
+        return finished
+
+    def _finish_reason(self, sequence: SequenceState, path: _Path, token: int) -> str | None:
+        if token in self.config.eos_ids and not path.request.params.ignore_eos:
+            return "eos"
+        if path.stops is not None and path.stops.found(sequence.tokens, sequence.prompt_length):
+            return "stop"
+        return "length" if sequence.drawn >= sequence.max_tokens else None
+
+    def _generation(self, sequence: SequenceState, path: _Path, reason: str) -> Generation:
+        drawn = sequence.tokens[sequence.prompt_length :]
+        text = self.tokenizer.decode(drawn[:-1] if reason == "eos" else drawn)
+        if path.request.params.stop:
+            text = cut(text, path.request.params.stop)
+        return Generation(path.request.name, path.sample_index, text, tuple(drawn), tuple(path.logprobs), reason)
+
+    @property
+    def stats(self) -> Stats:
+        s = self.scheduler
+        seconds = {"schedule": self._schedule_seconds, **self.runner.seconds, "host": self._host_seconds}
+        return Stats(
+            self._steps,
+            self._decode_rows,
+            s.prefill_tokens,
+            self._finished,
+            s.prompt_tokens,
+            s.preemptions,
+            seconds,
+        )
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """``auto``: bf16 on GPUs and on CPUs that multiply it natively, else float32."""
+    if dtype == "auto":
+        native_bf16 = operations.native.available() is None and operations.native.load().isa() == "avx512_bf16"
+        return torch.bfloat16 if device.type != "cpu" or native_bf16 else torch.float32
+    if dtype not in _DTYPES:
+        raise UserError(f"unknown dtype '{dtype}': choose auto, bf16 or float32")
+    return _DTYPES[dtype]

@@ -1,0 +1,59 @@
+"""The pool of key/value pages and its layout in memory.
+
+Shape letters, here and in all of ``ops``: L layers, P pages, K key/value heads, H query heads, D head dimension,
+R rows (one token each), T page tables, S a table's length, C channels, V vocabulary, N requests to sample.
+
+A page holds 16 tokens of one layer. Keys lie as [D/w, 16, w] and values as [16/w, D, w] with w = 2 for bfloat16 (two
+neighbours side by side: the operand order of the CPU's bf16 dot product) and w = 1 for float32. So sixteen keys, or
+sixteen channels of a value pair, are one vector register, for a shared page and a private one alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+PAGE = 16
+
+
+@dataclass(frozen=True)
+class KVPool:
+    """``data`` [L, P, K, 2, 16 * D]: plane 0 holds keys, plane 1 values. Zeroed, so that unused places are finite."""
+
+    data: torch.Tensor
+    head_dim: int
+
+    @staticmethod
+    def allocate(
+        layers: int, pages: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> KVPool:
+        shape = (layers, pages, kv_heads, 2, PAGE * head_dim)
+        if torch.device(device).type == "cpu":
+            # numpy asks the system for zeroed memory and touches none of it; torch.zeros would write all of it now.
+            words = np.zeros(shape, dtype=np.float32 if dtype.itemsize == 4 else np.int16)
+            return KVPool(torch.from_numpy(words).view(dtype), head_dim)
+        return KVPool(torch.zeros(shape, dtype=dtype, device=device), head_dim)
+
+    @staticmethod
+    def bytes_per_page(layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
+        return layers * kv_heads * 2 * PAGE * head_dim * dtype.itemsize
+
+    @property
+    def pages(self) -> int:
+        return self.data.shape[1]
+
+    def keys_values(self, layer: int, table: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [length, K, D] of the pages in ``table`` [S], unpacked (for the references)."""
+        w = pair_width(self.data.dtype)
+        pages = self.data[layer, table.long()]  # [S, K, 2, 16*D]
+        n, kv_heads, d = pages.shape[0], pages.shape[1], self.head_dim
+        keys = pages[:, :, 0].reshape(n, kv_heads, d // w, PAGE, w).permute(0, 3, 1, 2, 4).reshape(-1, kv_heads, d)
+        values = pages[:, :, 1].reshape(n, kv_heads, PAGE // w, d, w).permute(0, 2, 4, 1, 3).reshape(-1, kv_heads, d)
+        return keys[:length], values[:length]
+
+
+def pair_width(dtype: torch.dtype) -> int:
+    """Neighbours stored side by side: a 32-bit word's worth."""
+    return 4 // dtype.itemsize

@@ -1,0 +1,58 @@
+"""Matrix products: torch's own (oneDNN on CPUs, cuBLAS on GPUs).
+
+oneDNN picks its kernel by shape. In bfloat16 each row's result was found to be the same to the bit for 1 to 512 rows,
+whatever the other rows hold; in float32 only from about 10 rows on, so the invariant form pads to 32.
+
+On CPUs a bfloat16 weight is kept in oneDNN's own blocked order where torch offers that, which saves reordering it in
+every product (8 to 12 % at 100 rows) and gives the same bits (tests/ops/test_linear.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+MAX_ROWS = 512  # a step has no more rows than this
+_MIN_ROWS_FLOAT32 = 32
+_TYPICAL_ROWS = 100  # a hint for the block shape; any number of rows works
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A weight [O, C] with its bias [O] or None. ``blocked``: the weight lies in oneDNN's order."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    blocked: bool
+
+
+def prepare(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and can_block():
+        return Linear(torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS), bias, True)
+    return Linear(weight, bias, False)
+
+
+def can_block() -> bool:
+    """Whether this torch has the operators that inference compilers use for blocked weights, and oneDNN bf16."""
+    return (
+        hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def plain(x: torch.Tensor, linear: Linear) -> torch.Tensor:
+    """``x`` [R, C] times the weight transposed, plus the bias: [R, O]."""
+    if linear.blocked:
+        return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "none", [], "")
+    return F.linear(x, linear.weight, linear.bias)
+
+
+def invariant(x: torch.Tensor, linear: Linear) -> torch.Tensor:
+    """As ``plain``, and a row's result does not depend on how many other rows there are."""
+    rows = x.shape[0]
+    if x.dtype == torch.float32 and rows < _MIN_ROWS_FLOAT32:
+        return plain(F.pad(x, (0, 0, 0, _MIN_ROWS_FLOAT32 - rows)), linear)[:rows]
+    return plain(x, linear)

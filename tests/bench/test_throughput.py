@@ -1,0 +1,227 @@
+"""The engines' processes on a tiny random llama, the converter, and the frame around them."""
+
+import importlib.util
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench import throughput
+from bench.engines import ENGINES
+from bench.job import Job
+from bench.matmul import product_shapes, time_products
+from bench.prompts import build
+from bench.schema import Measure, Result
+from bench.to_gguf import convert, interleave_rope
+from rftfast.errors import UserError
+
+
+@pytest.fixture
+def job(tiny_llama, tmp_path):
+    prompt = tuple(range(40, 60))
+    return Job("transformers", str(tiny_llama), (prompt, prompt[:15]), k=3, max_tokens=5, scratch=str(tmp_path))
+
+
+def test_job_survives_its_file(job, tmp_path):
+    path = tmp_path / "job.json"
+    full = replace(job, verified=True, golds=("#### 1", "#### 2"), stop=("\n\n",), eos=(257,))
+    full.write(path)
+    assert Job.read(path) == full
+
+
+def test_warm_up_is_no_prefix_of_the_prompt(job):
+    assert job.warm_up_prompt[0] != job.prompts[0][0]
+
+
+def test_products_of_a_step():
+    config = json.loads(
+        '{"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96,'
+        ' "num_hidden_layers": 2, "vocab_size": 260}'
+    )
+    layer = [(128, 64), (64, 64), (192, 64), (64, 96)]
+    assert product_shapes(config) == [*layer, *layer, (260, 64)]
+    found = time_products(config, rows=4, threads=1, repeats=3)
+    assert 0 < found["best_ms"] <= found["median_ms"] < 1000
+
+
+def test_transformers_worker_draws_exactly_what_was_asked(job):
+    found = throughput.run_engine(job, 120)
+    assert isinstance(found, Measure), found
+    assert (found.samples, found.tokens) == (6, 30)
+    assert found.step_rows == 3
+    assert 0 < found.prefill_s < found.seconds
+    assert found.peak_memory_mib > 50
+    assert not found.partial
+
+
+def test_continuous_batching_worker_measures_or_says_why(job):
+    found = throughput.run_engine(replace(job, engine="transformers-cb"), 120)
+    if isinstance(found, Measure):
+        assert (found.samples, found.tokens) == (6, 30)
+    else:
+        assert found[0] in ("skipped", "error")
+        assert len(found[1]) > 10
+
+
+@pytest.mark.parametrize(("engine", "shared"), [("rftfast", True), ("rftfast-noshare", False)])
+def test_our_worker(job, engine, shared):
+    found = throughput.run_engine(replace(job, engine=engine), 120)
+    assert isinstance(found, Measure), found
+    assert (found.samples, found.tokens) == (6, 30)
+    assert found.step_rows == 6
+    assert found.extra["prompt_tokens"] == 3 * (20 + 15)
+    assert (found.extra["prefill_tokens"] < 3 * (20 + 15)) == shared
+    assert 0 <= found.extra["host_share"] < 1
+
+
+@pytest.mark.parametrize("engine", ["rftfast", "transformers"])
+def test_verified_mode_counts_paths(job, engine):
+    real = replace(job, engine=engine, verified=True, golds=("#### 1", "#### 2"), stop=("\n\n",), eos=(257,))
+    found = throughput.run_engine(real, 120)
+    assert isinstance(found, Measure), found
+    assert found.samples == 6
+    assert found.tokens <= 30
+    assert found.distinct_verified == 0  # a random model solves nothing
+
+
+def test_distinct_verified_paths_are_counted():
+    from bench.verified import distinct_verified
+
+    right = "1+1=<<1+1=2>>2\n#### 2"
+    other = "2*1=<<2*1=2>>2\n#### 2"
+    wrong = "1+1=<<1+1=3>>3\n#### 3"
+    assert (
+        distinct_verified(
+            [[right, " " + right + "\n\nQuestion: #### 9", other, wrong], []], ["#### 2", "#### 5"], ("\n\n",)
+        )
+        == 2
+    )
+
+
+def test_time_limit_is_told(job):
+    from bench import engine_transformers
+
+    found = engine_transformers.run(replace(job, budget_s=1e-6))
+    assert found.partial
+    assert found.tokens == 3  # the first token of the first prompt, k times
+    assert "time limit" in found.notes[-1]
+
+
+def test_failing_engine_is_a_row(job, tmp_path):
+    broken = replace(job, model=str(tmp_path / "nothing"))
+    rows, _ = throughput.measure_all(replace(broken, device="meta"), ["transformers"], 2, 120)
+    assert rows[0].status == "error"
+    assert "nothing" in rows[0].notes[0]
+
+
+def test_dead_process_is_an_error(job, tmp_path, monkeypatch):
+    script = tmp_path / "dies.py"
+    script.write_text("import os, sys\nprint('last words', file=sys.stderr)\nos.abort()\n")
+    monkeypatch.setattr(throughput, "WORKER", script)
+    status, why = throughput.run_engine(job, 60)
+    assert status == "error"
+    assert "last words" in why
+
+
+def test_engine_that_hangs_is_ended(job, tmp_path, monkeypatch):
+    script = tmp_path / "hangs.py"
+    script.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(throughput, "WORKER", script)
+    status, why = throughput.run_engine(job, 1)
+    assert (status, "no result after 1 s" in why) == ("error", True)
+
+
+def test_rope_rows_are_interleaved():
+    weight = torch.arange(8.0)[:, None]  # two heads of d = 4: halves (0 1 | 2 3) and (4 5 | 6 7)
+    assert interleave_rope(weight, 2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_converter_refuses_other_models(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(UserError, match="gpt2"):
+        convert(tmp_path, tmp_path / "x.gguf")
+
+
+def test_llamacpp_has_the_same_model(tiny_llama, tmp_path):
+    if importlib.util.find_spec("llama_cpp") is None:
+        pytest.skip("llama-cpp-python is not installed")
+    import llama_cpp
+    from transformers import AutoModelForCausalLM
+
+    path = convert(tiny_llama, tmp_path / "tiny.gguf")
+    prompt = list(range(40, 60))
+    theirs = llama_cpp.Llama(str(path), n_ctx=64, logits_all=True, verbose=False, n_threads=1)
+    theirs.eval(prompt)
+    got = torch.tensor(theirs.scores[: len(prompt)])
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    with torch.inference_mode():
+        want = model(torch.tensor([prompt])).logits[0]
+    # bf16 products: a wrong order of rope's rows or a swapped matrix is off by the whole range.
+    assert (got - want).abs().max() < 0.05 * (want.max() - want.min())
+
+
+@pytest.mark.parametrize("engine", ["llama.cpp", "llama.cpp-split"])
+def test_llamacpp_worker(job, engine):
+    found = throughput.run_engine(replace(job, engine=engine), 120)
+    if importlib.util.find_spec("llama_cpp") is None:
+        assert found == ("skipped", "llama-cpp-python is not installed (pip install llama-cpp-python)")
+        pytest.skip("llama-cpp-python is not installed; its row says so")
+    assert isinstance(found, Measure), found
+    assert (found.samples, found.tokens) == (6, 30)
+
+
+def test_prompts_leave_the_examples_out(tiny_llama):
+    plain = build(tiny_llama, None, 2, 0, None, "gsm8k")
+    shown = build(tiny_llama, None, 2, 3, None, "gsm8k")
+    assert len(shown.tokens[0]) > 3 * len(plain.tokens[0]) / 2
+    assert shown.tokens[0][-len(plain.tokens[0]) :] == plain.tokens[0]  # the tokenizer is one byte a token
+    assert "####" in plain.golds[0]
+    with pytest.raises(UserError, match="n-prompts"):
+        build(tiny_llama, None, 10**6, 0, None, "gsm8k")
+
+
+def test_examples_from_the_questions_own_file_are_not_asked(tiny_llama, tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text(
+        "".join(json.dumps({"question": f"How many is {i}?", "answer": f"#### {i}"}) + "\n" for i in range(5))
+    )
+    found = build(tiny_llama, str(path), 2, 3, str(path), "gsm8k")
+    assert found.golds == ("#### 3", "#### 4")
+
+
+def test_command_from_arguments_to_file(tiny_llama, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RFTFAST_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out.json"
+    status = throughput.main(
+        [
+            "--model",
+            str(tiny_llama),
+            "--engines",
+            "transformers",
+            "--k",
+            "2",
+            "--max-tokens",
+            "3",
+            "--threads",
+            "1",
+            "--json",
+            str(out),
+        ]
+    )
+    assert status == 0
+    result = Result.read(out)
+    assert [row.engine for row in result.rows] == ["transformers"]
+    assert result.rows[0].step_over_matmul > 0
+    assert "transformers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--engines", "vroom"], ["--k", "0"], ["--engines", ","]])
+def test_bad_arguments_are_one_line(arguments, capsys):
+    assert throughput.main(arguments) == 2
+    assert len(capsys.readouterr().err.strip().split("\n")) == 1
+
+
+def test_every_engine_has_a_description():
+    assert all(ENGINES.values())
+    assert next(iter(ENGINES)) == "rftfast"
