@@ -62,8 +62,8 @@ RFT_HD float mul_rn(float a, float b) {
 #endif
 }
 
-// log(2^k (1 + f)) for sqrt(1/2) - 1 <= f <= sqrt(2) - 1 and |k| <= 64. log1p(f) = f - f^2/2 + f^3 P(f) with P fitted to
-// the smallest greatest error relative to f (6e-9 before rounding); ln 2 is split so that k * hi is exact.
+// log(2^k (1 + f)) for sqrt(1/2) - 1 <= f <= sqrt(2) - 1 and |k| <= 64. log1p(f) = f - f^2/2 + f^3 P(f), P fitted
+// to the smallest greatest error relative to f (6e-9 before rounding); ln 2 is split so that k * hi is exact.
 RFT_HD float log_split(int k, float f) {
   const float f2 = mul_rn(f, f), kf = float(k);
   float p = -7.868663222e-02f;

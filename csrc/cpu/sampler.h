@@ -8,8 +8,8 @@
 //     top-p   the lowest s of the smallest set of highest values whose share, of what top-k keeps, reaches top_p;
 //     min-p   max(s) + log(min_p);
 //   equals of the threshold are kept too. token = argmax over the kept of s + g (float32), the lowest id among equals,
-//   g = the Gumbel noise of philox.h: a draw from softmax(s) over the kept (Gumbel 1954; Maddison et al., "A* sampling",
-//   2014). A temperature so small that the largest s overflows counts as 0.
+//   g = the Gumbel noise of philox.h: a draw from softmax(s) over the kept (Gumbel 1954; Maddison et al.,
+//   "A* sampling", 2014). A temperature so small that the largest s overflows counts as 0.
 // A row that holds NaN or +inf, or nothing but -inf, gives token -1 and logprob NaN.
 //
 // Everything is a pure function of the row and the request. Noise, scores and, without top-p, the token have the same
@@ -300,7 +300,8 @@ struct Descending {  // a type of this namespace, so that std::nth_element is co
 
 // The threshold on scaled logits of all filters together.
 template <class T>
-inline float threshold(const Row<T>& row, float inv_t, int32_t top_k, float top_p, float min_p, SamplerScratch& scratch) {
+inline float threshold(const Row<T>& row, float inv_t, int32_t top_k, float top_p, float min_p,
+                       SamplerScratch& scratch) {
   const float top = row.max * inv_t;
   float result = kLowest;
   float *values = scratch.values, *weights = scratch.weights;

@@ -75,6 +75,7 @@ class Sampler:
         memory: MemoryPlan,
         *,
         prefix_share: bool = True,
+        invariant: bool = True,
         max_running: int = 256,
         max_rows: int = MAX_ROWS,
     ) -> None:
@@ -85,6 +86,7 @@ class Sampler:
         self.tokenizer = tokenizer
         self.memory = memory
         self.prefix_share = prefix_share
+        self.invariant = invariant
         c = self.config
         self.pool = KVPool.allocate(c.layers, memory.pages, c.kv_heads, c.head_dim, decoder.dtype, decoder.embed.device)
         self.tree = KVTree(memory.pages)
@@ -139,7 +141,7 @@ class Sampler:
         weights = {name: t.to(target) for name, t in load_weights(folder, config, chosen).items()}
         cos, sin = rope_table(config, config.max_positions)
         decoder = Decoder(config, weights, ops, (cos.to(target), sin.to(target)))
-        return cls(decoder, tokenizer, plan, prefix_share=prefix_share, max_running=max_running)
+        return cls(decoder, tokenizer, plan, prefix_share=prefix_share, invariant=invariant, max_running=max_running)
 
     # -- drawing --------------------------------------------------------------------------------------------------
 

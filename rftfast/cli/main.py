@@ -1,0 +1,55 @@
+"""``rftfast``: the entry point. Nothing heavy is imported before a subcommand runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from rftfast import __version__
+from rftfast.cli import doctor, models, sample
+from rftfast.errors import UserError
+
+app = typer.Typer(
+    name="rftfast",
+    help="Draw many reasoning paths a question, keep the verified and different ones, train on them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("sample")(sample.sample)
+app.add_typer(models.app, name="models")
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Bad input ends in one line on stderr and exit status 2; Ctrl-C in 130."""
+    # A thread that waits for its partner spins for about 20 µs and then sleeps. OpenMP's own default spins for
+    # milliseconds, which starves the partner as soon as any other program wants a core.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

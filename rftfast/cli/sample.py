@@ -1,0 +1,277 @@
+"""``rftfast sample``: questions in, verified distinct paths out."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rftfast.engine.memory import MemoryPlan
+    from rftfast.pipeline.job import Job
+    from rftfast.pipeline.sample import Progress
+
+_REPORT_EVERY_S = 0.25
+
+
+def sample(
+    questions: str = typer.Option(
+        None,
+        help="JSONL, JSON or Parquet file with question/answer, query/response, problem/solution or prompt/completion "
+        "columns, or a Hub dataset name. Default: 16 bundled questions.",
+    ),
+    model: str = typer.Option(
+        "smollm2-135m-instruct", help="Folder, GGUF file, named model (see 'rftfast models') or Hugging Face name."
+    ),
+    prompt: str = typer.Option(
+        "gsm8k", help="Template: gsm8k (few-shot), alpaca (the paper's), chat, plain, or a file."
+    ),
+    shots: int = typer.Option(None, min=0, help="Worked examples in the prompt. Default: the template's own number."),
+    exemplars: str = typer.Option(None, help="File the examples come from. Default: 8 bundled ones."),
+    k: int = typer.Option(100, help="Paths a question."),
+    prefix_share: bool = typer.Option(
+        True, help="Compute and store a shared prompt once for all of its paths. Off is for comparisons."
+    ),
+    temperature: float = typer.Option(0.7, help="0 is greedy."),
+    top_p: float = typer.Option(1.0, help="Nucleus sampling; 1 is off."),
+    top_k: int = typer.Option(0, help="Likeliest tokens only; 0 is off. The paper's released code ran with 50."),
+    min_p: float = typer.Option(0.0, help="Least probability relative to the likeliest token; 0 is off."),
+    max_tokens: int = typer.Option(256, help="New tokens a path at most."),
+    seed: int = typer.Option(0, help="Run seed: with a question's id and the sample index it fixes the noise."),
+    limit: int = typer.Option(None, help="Only the first questions of the file."),
+    out: Path = typer.Option(None, help="Run directory; an unfinished one goes on. Default: a fresh one under runs/."),
+    device: str = typer.Option("cpu", help="cpu or cuda."),
+    dtype: str = typer.Option("auto", help="auto (bf16 where the CPU multiplies it natively), bf16 or float32."),
+    threads: int = typer.Option(None, help="CPU threads. Default: all cores."),
+    kv_memory: str = typer.Option(
+        None, help="Memory for keys and values, such as 4GiB. Default: half of what is free."
+    ),
+    invariant: bool = typer.Option(
+        None,
+        "--invariant/--no-invariant",
+        help="Tokens do not depend on batch, order or interruptions. Default: on for CPUs.",
+    ),
+    max_batch: int = typer.Option(256, min=1, max=512, help="Paths drawn at the same time."),
+    backend: str = typer.Option("auto", help="auto, native or reference: which implementation of the operations."),
+    dry_run: bool = typer.Option(False, help="Print the resolved configuration, memory plan and token estimate only."),
+) -> None:
+    """Draw k paths a question, keep the right ones, one for each list of equations, in a run directory.
+
+    The same command on the same directory goes on where it stopped.
+    """
+    from rich.console import Console
+
+    from rftfast.pipeline.job import SampleOptions, prepare
+
+    console = Console()
+    job = prepare(
+        SampleOptions(
+            model=model,
+            questions=questions,
+            prompt=prompt,
+            shots=shots,
+            exemplars=exemplars,
+            k=k,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            max_tokens=max_tokens,
+            seed=seed,
+            limit=limit,
+        )
+    )
+    path = out or _fresh(model)
+    engine: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+        "kv_memory": kv_memory,
+        "prefix_share": prefix_share,
+        "invariant": invariant,
+        "max_running": max_batch,
+        "backend": backend,
+    }
+    _show_job(console, job, path, engine)
+    if dry_run:
+        _dry_run(console, job, engine)
+    else:
+        _run(console, job, path, engine)
+
+
+def _fresh(model: str) -> Path:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = Path(model).name.removesuffix(".gguf")
+    path = Path("runs") / f"{name}-{stamp}"
+    number = 2
+    while path.exists():
+        path = Path("runs") / f"{name}-{stamp}-{number}"
+        number += 1
+    return path
+
+
+def _show_job(console: Console, job: Job, path: Path, engine: dict[str, Any]) -> None:
+    o = job.options
+    filters = "".join(
+        f", {name} {value}"
+        for name, value, off in (("top-p", o.top_p, 1.0), ("top-k", o.top_k, 0), ("min-p", o.min_p, 0.0))
+        if value != off
+    )
+    sharing = "shared prefixes" if engine["prefix_share"] else "no sharing"
+    source = o.questions or "bundled"
+    console.print(f"[bold]model[/]      {o.model} ({job.config.family}, {job.folder})", highlight=False)
+    console.print(f"[bold]questions[/]  {len(job.questions)} ({source}), k = {o.k}, {sharing}", highlight=False)
+    console.print(
+        f"[bold]prompt[/]     {job.template.name}, {len(job.shots)} shots; temperature {o.temperature}{filters}, "
+        f"at most {o.max_tokens} new tokens, seed {o.seed}",
+        highlight=False,
+    )
+    console.print(f"[bold]run[/]        {path}", highlight=False)
+    for note in job.config.notes:
+        console.print(f"[yellow]note[/]       {note}", highlight=False)
+
+
+def _show_memory(console: Console, plan: MemoryPlan) -> None:
+    for i, line in enumerate(plan.lines()):
+        console.print(f"[bold]{'memory' if i == 0 else '':<10}[/] {line}", highlight=False)
+
+
+def _dry_run(console: Console, job: Job, engine: dict[str, Any]) -> None:
+    import torch
+
+    from rftfast.engine.memory import parse_bytes, plan_memory
+    from rftfast.engine.sampler import choose_dtype
+    from rftfast.ops.linear import MAX_ROWS
+
+    device = torch.device(engine["device"])
+    dtype = choose_dtype(engine["dtype"], device)
+    kv = parse_bytes(engine["kv_memory"]) if engine["kv_memory"] else None
+    _show_memory(console, plan_memory(job.config, dtype, device, kv_memory=kv, max_rows=MAX_ROWS))
+    e = job.estimate()
+    console.print(f"[bold]dtype[/]      {str(dtype).removeprefix('torch.')}", highlight=False)
+    console.print(
+        f"[bold]tokens[/]     {e['samples']:,} samples; prompts of {e['prompt_tokens_each']:,.0f} tokens: "
+        f"{e['prompt_tokens_shared']:,.0f} computed with sharing, {e['prompt_tokens_unshared']:,.0f} without; "
+        f"at most {e['new_tokens_at_most']:,} new tokens",
+        highlight=False,
+    )
+    console.print("dry run: nothing was sampled or written")
+
+
+def _run(console: Console, job: Job, path: Path, engine: dict[str, Any]) -> None:
+    from rftfast.data.run_dir import RunDir
+    from rftfast.engine.sampler import Sampler
+    from rftfast.pipeline.job import versions
+    from rftfast.pipeline.sample import run
+
+    sampler = Sampler.from_pretrained(job.folder, **engine)
+    _show_memory(console, sampler.memory)
+    backend, why = sampler.decoder.ops.backends["attention"]
+    dtype = str(sampler.decoder.dtype).removeprefix("torch.")
+    console.print(f"[bold]kernels[/]    {backend} ({why}), {dtype}", highlight=False)
+    identity = job.identity() | {"dtype": dtype, "invariant": sampler.invariant}
+    notes = {name: value for name, value in engine.items() if name not in ("dtype", "invariant")}
+    with RunDir.open(path, identity, job.fingerprints(), versions(), notes=notes | {"model": job.options.model}) as d:
+        if d.resumed:
+            console.print(f"going on: {len(d.done())} of {len(job.questions)} questions are stored")
+        with _Bar(console, job) as bar:
+            progress = run(job, sampler, d, bar.update)
+        _summary(console, d.summary(), progress, path)
+    _show_question(console, job, path)
+
+
+class _Bar:
+    """The progress line: questions, samples, tokens/s, accepted, distinct paths a question, ETA."""
+
+    def __init__(self, console: Console, job: Job) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            TextColumn("questions"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task("questions", total=len(job.questions), figures="")
+        self._last = 0.0
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, progress: Progress) -> None:
+        finished = progress.stored_questions + progress.questions_done == progress.questions
+        if progress.seconds - self._last < _REPORT_EVERY_S and not finished:
+            return
+        self._last = progress.seconds
+        eta = progress.eta_seconds
+        left = "" if eta is None else f" ETA {datetime.timedelta(seconds=round(eta))}"
+        self._bar.update(
+            self._task,
+            completed=progress.stored_questions + progress.questions_done,
+            figures=f"{progress.samples:,} samples {progress.tokens_per_second:,.0f} tok/s "
+            f"{_percent(progress.accepted, progress.samples)} accepted "
+            f"{progress.distinct_per_question:.1f} distinct/q{left}",
+        )
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def _summary(console: Console, stored: dict[str, Any], progress: Progress, path: Path) -> None:
+    from rich.table import Table
+
+    table = Table("", "run", "this process", title=f"{path}", title_justify="left")
+    samples, questions = stored["samples"], stored["questions"]
+    table.add_row("questions", f"{questions:,}", f"{progress.questions_done:,}")
+    table.add_row("samples", f"{samples:,}", f"{progress.samples:,}")
+    table.add_row(
+        "accepted",
+        f"{stored['accepted']:,} ({_percent(stored['accepted'], samples)})",
+        f"{progress.accepted:,} ({_percent(progress.accepted, progress.samples)})",
+    )
+    table.add_row("questions solved", f"{stored['solved']:,} ({_percent(stored['solved'], questions)})", "")
+    each = f"{stored['distinct'] / questions:.2f} a question" if questions else "-"
+    table.add_row(
+        "distinct paths kept",
+        f"{stored['distinct']:,} ({each})",
+        f"{progress.distinct:,} ({progress.distinct_per_question:.2f} a question)",
+    )
+    table.add_row("verdicts", ", ".join(f"{n:,} {v}" for v, n in stored["verdicts"].items()), "")
+    table.add_row("new tokens", f"{stored['tokens']:,}", f"{progress.tokens:,}")
+    seconds = datetime.timedelta(seconds=round(progress.seconds))
+    table.add_row("time, tokens/s", "", f"{seconds}, {progress.tokens_per_second:,.0f}")
+    table.add_row(
+        "saved by sharing",
+        "",
+        f"{_percent(progress.saved_share, 1)} of all tokens ({progress.computed_prompt_tokens:,} prompt tokens computed "
+        f"instead of {progress.prompt_tokens:,})",
+    )
+    console.print(table)
+    console.print(f"training rows: {path / 'rft.jsonl'}", highlight=False)
+
+
+def _show_question(console: Console, job: Job, path: Path) -> None:
+    """The question with the most distinct paths, and up to five of them."""
+    from rich.panel import Panel
+    from rich.text import Text
+
+    from rftfast.data.run_dir import RunDir
+
+    best = max(RunDir.read_questions(path), key=lambda q: sum(s["kept"] for s in q.samples))
+    kept = [s for s in best.samples if s["kept"]]
+    question = next(q for q in job.questions if q.id == best.id)
+    shown = "\n\n".join(f"[sample {s['sample_index']}]\n{s['completion']}" for s in kept[:5])
+    title = f"{len(kept)} distinct verified paths" + (", 5 shown" if len(kept) > 5 else "")
+    console.print(Panel(Text(question.question), title="question", title_align="left"))
+    console.print(Panel(Text(shown or "no path of this run was accepted"), title=title, title_align="left"))

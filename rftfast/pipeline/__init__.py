@@ -1,0 +1,1 @@
+"""The stream: engine to verify to select to run directory. Knows nothing of argument parsing."""

@@ -1,0 +1,159 @@
+"""A sampling job: everything the user asked for, read and checked, before a model is loaded."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rftfast.data.prompts import Template, exemplars, load_template
+from rftfast.data.questions import fingerprint as fingerprint_questions
+from rftfast.data.questions import load_questions
+from rftfast.data.records import Question
+from rftfast.engine.params import Request, SamplingParams
+from rftfast.errors import UserError
+from rftfast.models.config import ModelConfig
+from rftfast.models.resolve import fingerprint as fingerprint_model
+from rftfast.models.resolve import resolve
+from rftfast.models.tokenizer import Tokenizer
+from rftfast.verify import Policy, parse_gold
+
+_MEASURED_PROMPTS = 256  # prompts tokenised for an estimate
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """What ``rftfast sample`` was asked for, as given."""
+
+    model: str
+    questions: str | None = None
+    prompt: str = "gsm8k"
+    shots: int | None = None
+    exemplars: str | None = None
+    k: int = 100
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_tokens: int = 256
+    seed: int = 0
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Questions, template and model, resolved. Built by ``prepare``."""
+
+    options: SampleOptions
+    folder: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    questions: tuple[Question, ...]
+    template: Template
+    shots: tuple[Question, ...]
+    params: SamplingParams
+    policy: Policy
+
+    def prompt(self, question: Question, *, shots: bool = True) -> str:
+        """The text before the completion; without ``shots`` as a training row has it."""
+        given = self.shots if shots else ()
+        if self.template.chat:
+            return self.tokenizer.chat(self.template.messages(question.question, given))
+        return self.template.render(question.question, given)
+
+    def tokens(self, question: Question) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(self.prompt(question), add_special=not self.template.chat))
+
+    def requests(self, questions: Sequence[Question]) -> Iterator[Request]:
+        for question in questions:
+            yield Request(question.id, self.tokens(question), self.params)
+
+    def longest_prompt(self) -> Question:
+        """The question whose prompt is longest in characters: it fails first, so it is tried first."""
+        return max(self.questions, key=lambda q: len(q.question))
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the run's content; a run directory goes on only with the same."""
+        o, t = self.options, self.template
+        return {
+            "prompt": {"template": t.name, "text": t.prompt, "shot": t.shot, "stop": list(t.stop)},
+            "shots": [{"question": s.question, "answer": s.answer} for s in self.shots],
+            "k": o.k,
+            "temperature": o.temperature,
+            "top_p": o.top_p,
+            "top_k": o.top_k,
+            "min_p": o.min_p,
+            "max_tokens": o.max_tokens,
+            "seed": o.seed,
+            "verify": {"marker": self.policy.marker, "equations": self.policy.equations, "bare": self.policy.bare},
+            "select": "reference",
+        }
+
+    def fingerprints(self) -> dict[str, str]:
+        return {
+            "model": fingerprint_model(self.folder),
+            "tokenizer": self.tokenizer.fingerprint(),
+            "questions": fingerprint_questions(self.questions),
+        }
+
+    def estimate(self) -> dict[str, float]:
+        """Tokens of the job: prompts measured on a sample of the questions, answers at most ``max_tokens``."""
+        measured = self.questions[:: max(1, len(self.questions) // _MEASURED_PROMPTS)][:_MEASURED_PROMPTS]
+        lengths = [len(self.tokens(q)) for q in measured]
+        mean = sum(lengths) / len(lengths)
+        return {
+            "questions": len(self.questions),
+            "samples": len(self.questions) * self.options.k,
+            "prompt_tokens_each": mean,
+            "prompt_tokens_shared": mean * len(self.questions),
+            "prompt_tokens_unshared": mean * len(self.questions) * self.options.k,
+            "new_tokens_at_most": len(self.questions) * self.options.k * self.options.max_tokens,
+        }
+
+
+def prepare(options: SampleOptions) -> Job:
+    """Reads and checks everything but the weights. Raises UserError, naming file, row and mend."""
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"limit is {options.limit}: ask for at least 1 question")
+    template = load_template(options.prompt)
+    params = SamplingParams(
+        k=options.k,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        max_tokens=options.max_tokens,
+        stop=template.stop,
+        seed=options.seed,
+    )
+    questions = load_questions(options.questions, limit=options.limit)
+    policy = Policy()
+    for question in questions:
+        try:
+            parse_gold(question.answer, markers=policy.markers)
+        except UserError as error:
+            raise UserError(f"question {question.id} ({question.question[:50]!r}): {error}") from None
+    count = template.shots if options.shots is None else options.shots
+    if count and not template.takes_shots:
+        raise UserError(f"prompt '{template.name}' takes no shots: leave --shots out or use --prompt gsm8k")
+    shots = exemplars(count, options.exemplars)
+    folder = resolve(options.model)
+    config = ModelConfig.from_folder(folder)
+    tokenizer = Tokenizer.from_folder(folder)
+    if template.chat and not tokenizer.has_chat_template:
+        raise UserError(f"{options.model} has no chat template: use --prompt gsm8k or alpaca")
+    return Job(options, folder, config, tokenizer, tuple(questions), template, tuple(shots), params, policy)
+
+
+def versions() -> dict[str, str]:
+    """Of what the run's content may depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("rftfast", "torch", "transformers", "tokenizers", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
