@@ -42,13 +42,28 @@ RFT_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
 #endif
 }
 
+// Comparisons of vectors wider than a register are compiled one lane at a time; so they are done register by register.
+#if defined(__AVX2__)
+typedef float f32_register __attribute__((vector_size(32)));
+#else
+typedef float f32_register __attribute__((vector_size(16)));
+#endif
+constexpr int kRegisters = int(sizeof(f32x16) / sizeof(f32_register));
+
+// b where either is NaN.
 RFT_INLINE f32x16 max(f32x16 a, f32x16 b) {
 #if defined(__AVX512F__)
   return (f32x16)_mm512_max_ps((__m512)a, (__m512)b);
 #else
-  return a > b ? a : b;
+  f32_register x[kRegisters], y[kRegisters];
+  std::memcpy(x, &a, sizeof(a));
+  std::memcpy(y, &b, sizeof(b));
+  for (int i = 0; i < kRegisters; ++i) x[i] = x[i] > y[i] ? x[i] : y[i];
+  std::memcpy(&a, x, sizeof(a));
+  return a;
 #endif
 }
+RFT_INLINE f32x16 min(f32x16 a, f32x16 b) { return -max(-a, -b); }
 
 // The fixed tree 8-4-2-1, so that the order of additions is the same on every machine.
 RFT_INLINE float reduce_add(f32x16 v) {
@@ -59,10 +74,11 @@ RFT_INLINE float reduce_add(f32x16 v) {
   return (b[0] + b[2]) + (b[1] + b[3]);
 }
 RFT_INLINE float reduce_max(f32x16 v) {
-  float a[16];
-  store(a, v);
-  float m = a[0];
-  for (int i = 1; i < 16; ++i) m = a[i] > m ? a[i] : m;
+  f32_register x[kRegisters];
+  std::memcpy(x, &v, sizeof(v));
+  for (int i = 1; i < kRegisters; ++i) x[0] = x[i] > x[0] ? x[i] : x[0];
+  float m = x[0][0];
+  for (int i = 1; i < int(sizeof(f32_register) / 4); ++i) m = x[0][i] > m ? x[0][i] : m;
   return m;
 }
 
@@ -70,10 +86,19 @@ RFT_INLINE bool any_greater(f32x16 a, f32x16 b) {
 #if defined(__AVX512F__)
   return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ) != 0;
 #else
-  i32x16 m = a > b;
+  f32_register x[kRegisters], y[kRegisters];
+  std::memcpy(x, &a, sizeof(a));
+  std::memcpy(y, &b, sizeof(b));
+#if defined(__AVX2__)
+  return (_mm256_movemask_ps(_mm256_cmp_ps((__m256)x[0], (__m256)y[0], _CMP_GT_OQ)) |
+          _mm256_movemask_ps(_mm256_cmp_ps((__m256)x[1], (__m256)y[1], _CMP_GT_OQ))) != 0;
+#else
+  auto m = x[0] > y[0];
+  for (int i = 1; i < kRegisters; ++i) m |= x[i] > y[i];
   int32_t r = 0;
-  for (int i = 0; i < 16; ++i) r |= m[i];
+  for (int i = 0; i < int(sizeof(m) / 4); ++i) r |= m[i];
   return r != 0;
+#endif
 #endif
 }
 
@@ -124,10 +149,8 @@ RFT_INLINE void store(bf16* p, f32x16 v) {
 // 2^x for x <= 0 or moderately above; below -126 the result is 0. Relative error under 2e-7 (degree-6 Taylor-like
 // minimax on [-0.5, 0.5]).
 RFT_INLINE f32x16 exp2(f32x16 x) {
-  const f32x16 lo = splat(-126.0f), hi = splat(127.0f);
-  i32x16 under = x < lo;
-  x = x < lo ? lo : x;
-  x = x > hi ? hi : x;
+  // At -127 the exponent's bits come out as zero, and the fraction's too: the result is 0 without a comparison.
+  x = min(max(x, splat(-127.0f)), splat(127.0f));
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   f32x16 t = x + magic;
   i32x16 n;
@@ -146,7 +169,7 @@ RFT_INLINE f32x16 exp2(f32x16 x) {
   bits += n;
   f32x16 r;
   std::memcpy(&r, &bits, sizeof(r));
-  return under ? f32x16{} : r;
+  return r;
 }
 
 }  // namespace RFT_ISA

@@ -163,19 +163,16 @@ def _dry_run(console: Console, job: Job, engine: dict[str, Any]) -> None:
 
 
 def _run(console: Console, job: Job, path: Path, engine: dict[str, Any]) -> None:
-    from rftfast.data.run_dir import RunDir
     from rftfast.engine.sampler import Sampler
-    from rftfast.pipeline.job import versions
-    from rftfast.pipeline.sample import run
+    from rftfast.pipeline.sample import open_run, run
 
     sampler = Sampler.from_pretrained(job.folder, **engine)
     _show_memory(console, sampler.memory)
     backend, why = sampler.decoder.ops.backends["attention"]
     dtype = str(sampler.decoder.dtype).removeprefix("torch.")
     console.print(f"[bold]kernels[/]    {backend} ({why}), {dtype}", highlight=False)
-    identity = job.identity() | {"dtype": dtype, "invariant": sampler.invariant}
     notes = {name: value for name, value in engine.items() if name not in ("dtype", "invariant")}
-    with RunDir.open(path, identity, job.fingerprints(), versions(), notes=notes | {"model": job.options.model}) as d:
+    with open_run(job, sampler, path, notes) as d:
         if d.resumed:
             console.print(f"going on: {len(d.done())} of {len(job.questions)} questions are stored")
         with _Bar(console, job) as bar:

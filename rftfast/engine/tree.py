@@ -92,20 +92,19 @@ class KVTree:
 
     def match(self, tokens: Sequence[int]) -> tuple[Node, int]:
         """The deepest shared node along ``tokens`` and how many tokens match (possibly ending inside the node)."""
-        node, matched = self.root, 0
-        while matched < len(tokens):
-            best: Node | None = None
-            best_length = 0
+        best, longest = self.root, 0
+        stack = [(self.root, 0)]
+        while stack:  # siblings may begin alike (paths that were drawn apart), so every one that matches is followed
+            node, matched = stack.pop()
+            if matched == len(tokens):
+                break
             for child in node.index.get(tokens[matched], {}).values():
                 length = _common(child.tokens, tokens, matched)
-                if length > best_length:
-                    best, best_length = child, length
-            if best is None:
-                break
-            node, matched = best, matched + best_length
-            if best_length < len(best.tokens):
-                break
-        return node, matched
+                if matched + length > longest:
+                    best, longest = child, matched + length
+                if length == len(child.tokens):
+                    stack.append((child, matched + length))
+        return best, longest
 
     def table(self, node: Node) -> list[int]:
         """The page table of the path that ends with ``node``."""

@@ -4,14 +4,16 @@ there is folded into its distinct ones and handed to the run directory."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from rftfast.data.records import Completion, Question, Verdict
 from rftfast.data.run_dir import RunDir
 from rftfast.engine.params import Generation
 from rftfast.engine.sampler import Sampler
-from rftfast.pipeline.job import Job
+from rftfast.pipeline.job import Job, versions
 from rftfast.select import select_paths
 from rftfast.verify import verify
 
@@ -71,6 +73,17 @@ class _Open:
     verdicts: list[Verdict] = field(default_factory=list)
 
 
+def open_run(job: Job, sampler: Sampler, path: Path, notes: Mapping[str, Any]) -> RunDir:
+    """The job's run directory, new or to go on with. ``notes`` are recorded, not compared.
+
+    Raises UserError, before anything is written, if the longest prompt does not fit the model or the memory.
+    """
+    sampler.check_request(next(job.requests([job.longest_prompt()])))
+    dtype = str(sampler.decoder.dtype).removeprefix("torch.")
+    identity = job.identity() | {"dtype": dtype, "invariant": sampler.invariant}
+    return RunDir.open(path, identity, job.fingerprints(), versions(), notes={"model": job.options.model, **notes})
+
+
 def run(job: Job, sampler: Sampler, directory: RunDir, report: Callable[[Progress], None]) -> Progress:
     """Draws what ``directory`` does not hold yet, and finishes it. ``report`` is called after every finished path.
 
@@ -79,9 +92,6 @@ def run(job: Job, sampler: Sampler, directory: RunDir, report: Callable[[Progres
     done = directory.done()
     todo = [q for q in job.questions if q.id not in done]
     progress = Progress(len(job.questions), len(job.questions) - len(todo), job.options.k)
-    if todo:
-        longest = max(todo, key=lambda q: len(q.question))
-        sampler.check_request(next(job.requests([longest])))
     waiting = {q.id: _Open(q) for q in todo}
     start = last_metrics = time.monotonic()
     for generation in sampler.stream(job.requests(todo)):

@@ -1,0 +1,67 @@
+"""Matrix products whose rows do not depend on how many there are."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rftfast.ops import linear
+from rftfast.ops.linear import MAX_ROWS, Linear
+
+SHAPES = [(576, 960), (576, 3072), (1536, 576), (80, 96), (64, 50)]  # channels in and out: SmolLM2's and small ones
+COUNTS = [1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 255, 256, 257, 400, 511, 512]
+
+
+def case(inputs, outputs, dtype, bias=True, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(MAX_ROWS, inputs, generator=g).to(dtype)
+    weight = torch.randn(outputs, inputs, generator=g).to(dtype)
+    return x, weight, torch.randn(outputs, generator=g).to(dtype) if bias else None
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_rows_do_not_depend_on_their_number(dtype, shape, bias):
+    """Against F.linear of all 512 rows, from both ends: other numbers, other neighbours, other places."""
+    x, weight, b = case(*shape, dtype, bias)
+    prepared = linear.prepare(weight, b)
+    expected = F.linear(x, weight, b)
+    for n in COUNTS:
+        assert torch.equal(linear.invariant(x[:n], prepared), expected[:n]), n
+        assert torch.equal(linear.invariant(x[MAX_ROWS - n :], prepared), expected[MAX_ROWS - n :]), n
+
+
+def test_every_number_of_rows(dtype):
+    x, weight, b = case(576, 64, dtype)
+    prepared = linear.prepare(weight, b)
+    expected = F.linear(x, weight, b)
+    differ = [n for n in range(1, MAX_ROWS + 1) if not torch.equal(linear.invariant(x[:n], prepared), expected[:n])]
+    assert differ == []
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_blocked_weights_give_the_same_bits(shape, bias):
+    if not linear.can_block():
+        pytest.skip("this torch cannot keep bfloat16 weights in oneDNN's order")
+    x, weight, b = case(*shape, torch.bfloat16, bias, seed=1)
+    prepared = linear.prepare(weight, b)
+    assert prepared.blocked
+    for n in (1, 8, 33, 100, 512):
+        assert torch.equal(linear.plain(x[:n], prepared), linear.plain(x[:n], Linear(weight, b, False)))
+
+
+@pytest.mark.parametrize("form", [linear.plain, linear.invariant])
+@pytest.mark.parametrize("rows", [1, 40])
+def test_the_product_is_right(dtype, form, rows, assert_rounded):
+    x, weight, b = case(96, 80, dtype, seed=2)
+    exact = x[:rows].double() @ weight.double().T + b.double()
+    # Sums of 97 terms in float32: worst case 97 * 2^-24 times the sum of their absolute values.
+    slack = 97 * 2.0**-24 * (x[:rows].double().abs() @ weight.double().abs().T + b.double().abs())
+    assert_rounded(form(x[:rows], linear.prepare(weight, b)), exact, slack)
+
+
+def test_float32_weights_stay_as_they_are():
+    weight = torch.ones(4, 4)
+    prepared = linear.prepare(weight, None)
+    assert prepared.weight is weight
+    assert not prepared.blocked

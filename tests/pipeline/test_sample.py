@@ -1,0 +1,141 @@
+"""The stream from finished paths to the run directory, with a sampler that plays back given texts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rftfast.data.run_dir import RunDir
+from rftfast.engine.params import Generation, Request
+from rftfast.errors import UserError
+from rftfast.pipeline.job import Job, SampleOptions, prepare
+from rftfast.pipeline.sample import Progress, run
+from tests.tiny_model import write_tiny_llama
+
+TEXTS = (
+    " 2*3 = <<2*3=6>>6\n#### 6",
+    " First 3*2 = <<3*2=6>>6 in all, that is it\n#### 6",
+    " 3*2 = <<3*2=6>>6\n#### 6",  # same list as the one above: one of the two stays
+    " 2*3 = <<2*3=7>>6\n#### 6",  # false equation
+    " 2+3 = <<2+3=5>>5\n#### 5",  # wrong answer
+    " no idea",
+    " going on and on",  # cut at max-tokens
+    "Six.\n#### 6",  # no equations
+)
+EXPECTED = ["correct"] * 3 + ["wrong_equation", "wrong_answer", "no_answer", "truncated", "correct"]
+
+
+class Playback:
+    """Stands in for ``Sampler``: hands out TEXTS for every request, in an order of its own."""
+
+    def __init__(self, order: random.Random, stop_after: int | None = None) -> None:
+        self.order = order
+        self.stop_after = stop_after
+        self.scheduler = SimpleNamespace(prompt_tokens=0, prefill_tokens=0, preemptions=0)
+
+    def check_request(self, request: Request) -> None:
+        assert request.tokens
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[Generation]:
+        waiting = [(r.name, i) for r in requests for i in r.indices()]
+        self.order.shuffle(waiting)
+        for name, i in itertools.islice(waiting, self.stop_after):
+            reason = "length" if EXPECTED[i] == "truncated" else "stop"
+            yield Generation(name, i, TEXTS[i], (1, 2, 3), (-1.0, -0.5, -0.25), reason)
+        if self.stop_after is not None:
+            raise UserError("the disk is full")
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("job")
+    questions = folder / "q.jsonl"
+    rows = [{"id": f"q{i}", "question": f"What is {i}+{i}?", "answer": "x\n#### 6"} for i in range(5)]
+    questions.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    model = write_tiny_llama(folder / "model")
+    return prepare(SampleOptions(model=str(model), questions=str(questions), shots=0, k=len(TEXTS)))
+
+
+def finish(job: Job, path: Path, sampler: Playback) -> list[Progress]:
+    seen: list[Progress] = []
+    with RunDir.open(path, job.identity(), job.fingerprints(), {}) as directory:
+        run(job, sampler, directory, seen.append)  # type: ignore[arg-type]
+    return seen
+
+
+def test_verdicts_selection_and_rows(job: Job, tmp_path: Path) -> None:
+    last = finish(job, tmp_path / "run", Playback(random.Random(0)))[-1]
+    stored = list(RunDir.read_questions(tmp_path / "run"))
+    assert {q.id for q in stored} == {f"q{i}" for i in range(5)}
+    for question in stored:
+        samples = sorted(question.samples, key=lambda s: s["sample_index"])
+        assert [s["verdict"] for s in samples] == EXPECTED
+        # Sample 1 keeps its bucket only if it is farther from the others than sample 2, by Levenshtein distance; it is.
+        assert [s["sample_index"] for s in samples if s["kept"]] == [0, 1, 7]
+        assert samples[0]["logprob"] == pytest.approx(-1.75)
+    assert (last.questions_done, last.samples, last.accepted, last.distinct) == (5, 40, 20, 15)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "rft.jsonl").read_text().splitlines()]
+    assert [r["source"] for r in rows[:4]] == ["gold", "sample", "sample", "sample"]
+    assert rows[0]["prompt"] == "Question: What is 0+0?\nAnswer:"
+    assert rows[1]["completion"] == TEXTS[0]
+
+
+def test_arrival_order_changes_nothing(job: Job, tmp_path: Path) -> None:
+    contents = set()
+    for seed in range(4):
+        finish(job, tmp_path / str(seed), Playback(random.Random(seed)))
+        contents.add((tmp_path / str(seed) / "rft.jsonl").read_bytes())
+    assert len(contents) == 1
+
+
+def test_broken_off_run_goes_on(job: Job, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(UserError, match="disk"):
+        finish(job, path, Playback(random.Random(1), stop_after=37))
+    before = {q.id for q in RunDir.read_questions(path)}
+    assert 0 < len(before) < 5
+    last = finish(job, path, Playback(random.Random(2)))[-1]
+    assert last.stored_questions == len(before)
+    assert last.questions_done == 5 - len(before)
+    finish(job, tmp_path / "whole", Playback(random.Random(3)))
+    assert (path / "rft.jsonl").read_bytes() == (tmp_path / "whole" / "rft.jsonl").read_bytes()
+    names = [(s["question_id"], s["sample_index"]) for s in RunDir.read_samples(path)]
+    assert len(names) == len(set(names)) == 40
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"k": 0}, "k is 0"),
+        ({"limit": 0}, "limit is 0"),
+        ({"prompt": "alpaca", "shots": 3}, "takes no shots"),
+        ({"prompt": "chat"}, "no chat template"),
+        ({"model": "no/such/model"}, "no/such/model"),
+        ({"shots": 99}, "99 shots"),
+    ],
+)
+def test_bad_options(job: Job, change: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    options = {"model": str(job.folder), "questions": job.options.questions} | change
+    with pytest.raises(UserError, match=words):
+        prepare(SampleOptions(**options))  # type: ignore[arg-type]
+
+
+def test_gold_without_a_number(job: Job, tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"question": "How many?", "answer": "plenty"}\n')
+    with pytest.raises(UserError, match=r"How many.*no number"):
+        prepare(SampleOptions(model=str(job.folder), questions=str(file)))
+
+
+def test_estimate_counts_tokens(job: Job) -> None:
+    e = job.estimate()
+    assert e["samples"] == 5 * len(TEXTS)
+    assert e["prompt_tokens_each"] == len("Question: What is 0+0?\nAnswer:")  # a byte is a token here
+    assert e["prompt_tokens_unshared"] == e["prompt_tokens_shared"] * len(TEXTS)
