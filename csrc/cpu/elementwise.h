@@ -70,51 +70,84 @@ void swiglu_t(const SwigluArgs& a) {
 
 inline void swiglu(const SwigluArgs& a) { a.dtype == DType::bf16 ? swiglu_t<bf16>(a) : swiglu_t<float>(a); }
 
-// Normalises (if asked) and rotates one head into float scratch. Rotation pairs (d, d + D/2), as Hugging Face stores it.
+// Normalises (if asked) and rotates one head. Rotation pairs (d, d + D/2), as Hugging Face stores it. out may be x.
 template <class T>
 RFT_INLINE void norm_rope_head(const T* x, const T* norm, const float* cos, const float* sin, int64_t d, float eps,
-                               float* out) {
+                               T* out) {
   const int64_t half = d / 2;
-  for (int64_t i = 0; i < d; ++i) out[i] = to_float(x[i]);
+  float scale = 1.0f;
   if (norm) {
     float sum = 0.0f;
-    for (int64_t i = 0; i < d; ++i) sum += out[i] * out[i];
-    const float scale = 1.0f / std::sqrt(sum / float(d) + eps);
-    for (int64_t i = 0; i < d; ++i) out[i] = out[i] * scale * to_float(norm[i]);
+    for (int64_t i = 0; i < d; ++i) sum += to_float(x[i]) * to_float(x[i]);
+    scale = 1.0f / std::sqrt(sum / float(d) + eps);
   }
-  for (int64_t i = 0; i < half; ++i) {
-    const float lo = out[i], hi = out[i + half];
-    out[i] = lo * cos[i] - hi * sin[i];
-    out[i + half] = hi * cos[i] + lo * sin[i];
+  int64_t i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    f32x16 lo = load(x + i), hi = load(x + i + half);
+    if (norm) {
+      lo = lo * scale * load(norm + i);
+      hi = hi * scale * load(norm + i + half);
+    }
+    const f32x16 c = load(cos + i), s = load(sin + i);
+    store(out + i, lo * c - hi * s);
+    store(out + i + half, hi * c + lo * s);
   }
+  for (; i < half; ++i) {
+    float lo = to_float(x[i]), hi = to_float(x[i + half]);
+    if (norm) {
+      lo = lo * scale * to_float(norm[i]);
+      hi = hi * scale * to_float(norm[i + half]);
+    }
+    from_float(lo * cos[i] - hi * sin[i], out[i]);
+    from_float(hi * cos[i] + lo * sin[i], out[i + half]);
+  }
+}
+
+// Where a key [D] goes in its page [D/w][16][w], and a value [D] in its page [16/w][D][w].
+RFT_INLINE void write_key(const float* k, float* page, int64_t place, int64_t d) {
+  for (int64_t i = 0; i < d; ++i) page[i * kPage + place] = k[i];
+}
+RFT_INLINE void write_key(const bf16* k, bf16* page, int64_t place, int64_t d) {
+  for (int64_t i = 0; i < d / 2; ++i) std::memcpy(page + (i * kPage + place) * 2, k + i * 2, 4);
+}
+RFT_INLINE void write_value(const float* v, float* page, int64_t place, int64_t d) {
+  std::memcpy(page + place * d, v, d * sizeof(float));
+}
+RFT_INLINE void write_value(const bf16* v, bf16* page, int64_t place, int64_t d) {
+  bf16* to = page + place / 2 * d * 2;
+  int64_t i = 0;
+  for (; i + kLanes <= d; i += kLanes) {  // sixteen channels, two neighbouring tokens in a word
+    u16x16 half;
+    u32x16 words;
+    std::memcpy(&half, v + i, sizeof(half));
+    std::memcpy(&words, to + i * 2, sizeof(words));
+    const u32x16 fresh = __builtin_convertvector(half, u32x16);
+    words = place % 2 ? (words & 0xffffu) | (fresh << 16) : (words & 0xffff0000u) | fresh;
+    std::memcpy(to + i * 2, &words, sizeof(words));
+  }
+  for (; i < d; ++i) to[i * 2 + place % 2] = v[i];
 }
 
 constexpr int64_t kMaxHeadDim = 512;
 
 template <class T>
 void rope_write_kv_t(const RopeWriteArgs& a) {
-  constexpr int64_t w = sizeof(T) == 2 ? 2 : 1;
   const int64_t d = a.head_dim, head_elems = 2 * kPage * d;
   parallel_for((a.rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item) {
     const int64_t end = (item + 1) * kRowsPerItem < a.rows ? (item + 1) * kRowsPerItem : a.rows;
-    float scratch[kMaxHeadDim];
+    T scratch[kMaxHeadDim];
     for (int64_t r = item * kRowsPerItem; r < end; ++r) {
       T* row = static_cast<T*>(a.qkv) + r * a.qkv_stride;
       const float* cos = a.cos + int64_t(a.positions[r]) * (d / 2);
       const float* sin = a.sin + int64_t(a.positions[r]) * (d / 2);
-      for (int64_t h = 0; h < a.heads; ++h) {
-        T* q = row + h * d;
-        norm_rope_head<T>(q, static_cast<const T*>(a.q_norm), cos, sin, d, a.eps, scratch);
-        for (int64_t i = 0; i < d; ++i) from_float(scratch[i], q[i]);
-      }
+      for (int64_t h = 0; h < a.heads; ++h)
+        norm_rope_head<T>(row + h * d, static_cast<const T*>(a.q_norm), cos, sin, d, a.eps, row + h * d);
       const int64_t page = a.slots[r] / kPage, place = a.slots[r] % kPage;
       for (int64_t h = 0; h < a.kv_heads; ++h) {
         T* keys = static_cast<T*>(a.pool) + (page * a.kv_heads + h) * head_elems;
-        T* values = keys + kPage * d;
         norm_rope_head<T>(row + (a.heads + h) * d, static_cast<const T*>(a.k_norm), cos, sin, d, a.eps, scratch);
-        for (int64_t i = 0; i < d; ++i) from_float(scratch[i], keys[(i / w * kPage + place) * w + i % w]);
-        const T* v = row + (a.heads + a.kv_heads + h) * d;
-        for (int64_t i = 0; i < d; ++i) values[(place / w * d + i) * w + place % w] = v[i];
+        write_key(scratch, keys, place, d);
+        write_value(row + (a.heads + a.kv_heads + h) * d, keys + kPage * d, place, d);
       }
     }
   });

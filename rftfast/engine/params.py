@@ -31,7 +31,7 @@ class SamplingParams:
     """Draw to max_tokens whatever comes (for measurements)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         checks = (
             (self.k >= 1, f"k is {self.k}: ask for at least 1 sample"),
             (0 <= self.temperature < 1e4, f"temperature is {self.temperature}: use 0 (greedy) or a positive number"),

@@ -112,11 +112,12 @@ class Runner:
             leaf, slot, length = sequence.leaf, sequence.slot, len(sequence.tokens)
             assert leaf is not None
             at = length - 1
-            page = leaf.pages[-1]
-            if sequence.table_ready:
+            if sequence.table_ready and leaf.pages:
+                page = leaf.pages[-1]
                 self.tables[slot, at // PAGE] = page
-            else:
+            else:  # new in this slot, or just forked at its newest token at the end of a page
                 table = self.tree.table(leaf)
+                page = table[at // PAGE]
                 self.tables[slot, : len(table)] = table
                 sequence.table_ready = True
                 self._known = ()  # a slot may have gone from one sequence to another

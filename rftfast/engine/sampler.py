@@ -168,7 +168,12 @@ class Sampler:
         return [results[name] for name in names]
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Generation]:
-        """Paths as they finish. ``requests`` is read as room appears, so it may be as long as you like."""
+        """Paths as they finish. ``requests`` is read as room appears, so it may be as long as you like.
+
+        One stream at a time: raises UserError while another one of this sampler is neither exhausted nor closed.
+        """
+        if self.scheduler.busy:
+            raise UserError("this sampler is still drawing: exhaust or close its other stream first")
         source = iter(requests)
         more = True
         try:
@@ -227,10 +232,15 @@ class Sampler:
 
     def _step(self) -> list[Generation]:
         begin = time.perf_counter()
-        step = self.scheduler.schedule()
-        scheduled = time.perf_counter()
-        paths = [s.payload for s in step.decode]
-        tokens, logprobs = self.runner.run(step, [p.noise for p in paths])  # type: ignore[attr-defined]
+        try:
+            step = self.scheduler.schedule()
+            scheduled = time.perf_counter()
+            paths = [s.payload for s in step.decode]
+            tokens, logprobs = self.runner.run(step, [p.noise for p in paths])  # type: ignore[attr-defined]
+        except BaseException:  # an interrupt too: what this step should have computed must not be taken for computed
+            self.scheduler.abort()
+            self.tree.forget()
+            raise
         ran = time.perf_counter()
         finished = []
         for sequence, path, token, logprob in zip(step.decode, paths, tokens, logprobs, strict=True):

@@ -80,7 +80,7 @@ class Scheduler:
         self.running: list[SequenceState] = []
         self._slots = list(range(max_running - 1, -1, -1))
         self._lengths: deque[int] = deque(maxlen=_LENGTHS_SEEN)
-        self._dirty = False
+        self._usual: int | None = None  # the quantile of _lengths, until another one comes
         self.preemptions = 0
         self.prefill_tokens = 0
         self.prompt_tokens = 0
@@ -106,6 +106,7 @@ class Scheduler:
         """A running sequence has drawn its last token; its pages are free."""
         assert sequence.leaf is not None
         self._lengths.append(sequence.drawn)
+        self._usual = None
         self.running.remove(sequence)
         self._leave(sequence)
 
@@ -143,8 +144,9 @@ class Scheduler:
 
     def _preempt(self, victim: SequenceState) -> None:
         if len(self.running) == 1:
-            assert self._abandon_prompt(), "one sequence does not fit the pool: Sampler checks that before it starts"
-            return
+            if self._abandon_prompt():
+                return
+            self._keep_apart(victim)
         self.running.remove(victim)
         self._leave(victim)
         victim.preemptions += 1
@@ -158,6 +160,11 @@ class Scheduler:
                 self._drop_prompt(sequence)
                 return True
         return False
+
+    def _keep_apart(self, sequence: SequenceState) -> None:
+        """Alone, a path may still not fit: each fork inside a page takes one more. Without sharing it takes the fewest."""
+        assert sequence.share, "one sequence does not fit the pool: Sampler checks that before it starts"
+        sequence.share = False
 
     def _drop_prompt(self, sequence: SequenceState) -> None:
         assert sequence.prompt_node is not None
@@ -193,7 +200,9 @@ class Scheduler:
             except OutOfPages:
                 if self.running or step.chunks:
                     return
-                assert self._drop_other_prompts(sequence), "one sequence does not fit the pool: Sampler checks that"
+                if not self._drop_other_prompts(sequence):
+                    self._drop_prompt(sequence)
+                    self._keep_apart(sequence)
                 continue
             self.waiting.popleft()
             budget -= 1
@@ -229,8 +238,8 @@ class Scheduler:
         taken = 0
         if node.writer and node.end < prompt:
             taken += self._chunk(node, sequence, min(budget, prompt - node.end), step)
-        if node.end == prompt and node.writer and sequence.share:
-            tree.close(node)  # complete: its samples hang below it
+            if node.end == prompt and sequence.share:
+                tree.close(node)  # complete: its samples hang below it
         if node.end >= prompt and context > prompt and taken < budget:
             if not node.writer:  # recompute after preemption: the path's own tokens go to a leaf of its own
                 leaf = tree.child(node)
@@ -277,24 +286,31 @@ class Scheduler:
         """Tokens the path is expected to draw in all: a high quantile of those seen, at most what it may."""
         if len(self._lengths) < _LENGTHS_NEEDED:
             return sequence.max_tokens
-        usual = int(np.quantile(np.fromiter(self._lengths, dtype=np.int64), _QUANTILE)) + 1
-        return min(sequence.max_tokens, max(usual, sequence.drawn + PAGE))
+        if self._usual is None:
+            self._usual = int(np.quantile(np.fromiter(self._lengths, dtype=np.int64), _QUANTILE)) + 1
+        return min(sequence.max_tokens, max(self._usual, sequence.drawn + PAGE))
 
     def _fits(self, sequence: SequenceState) -> bool:
         """Whether the pages suffice with ``sequence`` admitted, played forward until all running have finished.
 
-        Time is counted in steps: a running path takes a page every 16 and gives all its own back when it ends.
+        Time is counted in steps: a running path takes a page every 16 and gives all its own back when it ends. The
+        newcomer may start only after its prompt's steps, and is counted as if it took its pages at once.
         """
+        context = len(sequence.tokens) - 1
+        node, matched = self.tree.match(sequence.tokens[:context]) if sequence.share else (self.tree.root, 0)
         candidates = [*self.running, sequence]
         length = np.array([len(s.tokens) for s in candidates])
         remaining = np.array([max(1, self.expected_length(s) - s.drawn) for s in candidates])
-        own = np.array([len(s.leaf.pages) if s.leaf is not None else 0 for s in candidates])
-        matched = self.tree.match(sequence.tokens[:-1])[1] if sequence.share else 0
-        new = -(-len(sequence.tokens) // PAGE) - matched // PAGE
-        own[-1] = new
-        ends = np.unique(remaining)
-        grown = -(-(length + np.minimum.outer(ends, remaining)) // PAGE) - -(-length // PAGE)
-        alive = remaining >= ends[:, None]
+        last = remaining.copy()  # the step in which each draws its last token, which is never stored
+        last[-1] += -(-(context - matched) // (self.max_rows - len(self.running)))
+        own = np.array([self.tree.own_pages(s.leaf) if s.leaf is not None else 0 for s in candidates])
+        own[-1] = -(-(context + 1) // PAGE) - matched // PAGE
+        prompt = sequence.prompt_length - 1
+        if sequence.share and matched < prompt and prompt % PAGE:
+            own[-1] += 1  # the path's leaf copies the prompt's last page
+        ends = np.unique(last)
+        grown = -(-(length - 1 + np.minimum.outer(ends, remaining)) // PAGE) - -(-length // PAGE)
+        alive = last >= ends[:, None]
         peak = (alive * (grown + own)).sum(1).max()
-        shared = self.tree.pinned_pages() - own[:-1].sum()
+        shared = self.tree.pinned_pages(node, matched) - own[:-1].sum()
         return bool(shared + peak <= self.tree.n_pages)

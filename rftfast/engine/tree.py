@@ -77,10 +77,16 @@ class KVTree:
         """Pages that are free now."""
         return len(self._free)
 
-    def pinned_pages(self) -> int:
-        """Pages on the paths of locked nodes: what cannot be dropped."""
+    def pinned_pages(self, node: Node | None = None, at: int = 0) -> int:
+        """Pages on the paths of locked nodes: what cannot be dropped. With ``node``, as if the path that ends at
+        position ``at`` inside it were locked too."""
         seen: set[int] = set()
         pages: set[int] = set()
+        if node is not None and node.parent is not None:
+            pages.update(node.pages[: -(-at // PAGE) - node.start // PAGE])
+            for member in node.parent.ancestors():
+                seen.add(member.id)
+                pages.update(member.pages)
         for node in self._by_id.values():
             if node.locks:
                 for member in node.ancestors():
@@ -105,6 +111,10 @@ class KVTree:
                 if length == len(child.tokens):
                     stack.append((child, matched + length))
         return best, longest
+
+    def own_pages(self, node: Node) -> int:
+        """Pages that come free with ``node``: all of its own but one that a fork inside it left to its parent too."""
+        return len(node.pages) - bool(node.pages and self._refs[node.pages[0]] > 1)
 
     def table(self, node: Node) -> list[int]:
         """The page table of the path that ends with ``node``."""
@@ -231,6 +241,11 @@ class KVTree:
                 self._idle[parent.id] = parent
                 return
             node = parent
+
+    def forget(self) -> None:
+        """Drops all that is kept for later requests."""
+        while self._idle:
+            self._drop(self._idle[next(iter(self._idle))])
 
     def _evict(self, pages: int) -> None:
         goal = len(self._free) + pages

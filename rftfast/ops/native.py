@@ -67,9 +67,10 @@ def openmp_library() -> str | None:
 
 
 def set_threads(n: int) -> None:
-    """Threads of torch's matrix products and of the native kernels alike."""
+    """Threads of torch's matrix products and, where they are built, of the native kernels alike."""
     torch.set_num_threads(n)
-    load().set_threads(n)
+    if available() is None:
+        load().set_threads(n)
 
 
 def pointer(tensor: torch.Tensor | None) -> int:

@@ -29,7 +29,7 @@ def drawn_token(key: int, sample: int, t: int, letters: int) -> int:
 def prefix_hashes(tokens: Sequence[int]) -> np.ndarray:
     value, out = 17, []
     for token in tokens:
-        value = (value * 1_000_003 + token + 1) % (1 << 61)
+        value = (value * 1_000_003 + int(token) + 1) % (1 << 61)
         out.append(value)
     return np.array(out, dtype=np.int64)
 
@@ -70,7 +70,13 @@ class SimulatedModel:
         return torch.zeros(len(self.rows), 1)
 
     def sample(
-        self, logits: torch.Tensor, row: torch.Tensor, key: torch.Tensor, t: torch.Tensor, sample: torch.Tensor, *_: object,
+        self,
+        logits: torch.Tensor,
+        row: torch.Tensor,
+        key: torch.Tensor,
+        t: torch.Tensor,
+        sample: torch.Tensor,
+        *_: object,
         stream: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         draws = zip(key.tolist(), sample.tolist(), t.tolist(), strict=True)
@@ -149,7 +155,8 @@ class Simulation:
             rows += [path[: chunk.start + i + 1] for i in range(len(chunk.tokens))]
         self.model.rows = rows
         jobs = [s.payload for s in step.decode]
-        self.order += [id(j) for j in jobs if id(j) not in self.order]
+        started = [id(s.payload) for s in scheduler.running]
+        self.order += [j for j in started if j not in self.order]
         noise = [Noise(j.key, j.sample, 1.0, 0, 1.0, 0.0) for j in jobs]
         tokens, _ = self.runner.run(step, noise)
         for sequence, token in zip(step.decode, tokens, strict=True):

@@ -19,9 +19,9 @@ from rftfast.ops import AttentionPlan, KVPool
 from .conftest import VARIANTS
 
 # Largest difference of a logit in float32, as a share of the range of the reference's logits.
-TOLERANCE = 1e-4
-# The same in bfloat16 on SmolLM2: 0.0106 was measured against float32, and a reordered sum may double it.
-TOLERANCE_BF16 = 0.0212
+TOLERANCE = 1e-4  # 1e-6 was measured at most
+# The same in bfloat16 on SmolLM2: twice the 0.0067 that was measured with the native kernels (0.0054 with the reference).
+TOLERANCE_BF16 = 0.0134
 POSITIONS = 256
 
 
@@ -279,5 +279,5 @@ def test_smollm2_in_bfloat16(spoken, backend):
     # Where float32 is clear about the next token, by more than both errors together, bfloat16 says the same.
     first, second = want.topk(2).values.T
     clear = first - second > 2 * TOLERANCE_BF16 * (want.max() - want.min())
-    assert clear.sum() >= 20
+    assert clear.sum() >= 15
     assert torch.equal(got.argmax(-1)[clear], want.argmax(-1)[clear])

@@ -23,7 +23,9 @@ def after(pool, copies, backend):
 
 def by_token(pool, copies):
     """What the pages must hold, from the unpacked keys and values [pages, 16, K, D]."""
-    planes = [t.reshape(PAGES, PAGE, *t.shape[1:]).clone() for t in pool.keys_values(1, torch.arange(PAGES), PAGES * PAGE)]
+    planes = [
+        t.reshape(PAGES, PAGE, *t.shape[1:]).clone() for t in pool.keys_values(1, torch.arange(PAGES), PAGES * PAGE)
+    ]
     for source, target, places in copies:
         for plane in planes:
             plane[target, :places] = plane[source, :places]
@@ -51,9 +53,7 @@ def test_both_backends_copy_by_token(isa, dtype, name, shape):
     native, reference = (after(pool, copies, backend) for backend in (copy_pages.native, copy_pages.reference))
     assert torch.equal(native.data, reference.data)
     assert torch.equal(native.data[0], pool.data[0])  # the other layer
-    for got, want in zip(
-        native.keys_values(1, torch.arange(PAGES), PAGES * PAGE), by_token(pool, copies), strict=True
-    ):
+    for got, want in zip(native.keys_values(1, torch.arange(PAGES), PAGES * PAGE), by_token(pool, copies), strict=True):
         assert torch.equal(got, want)
 
 

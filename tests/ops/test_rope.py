@@ -53,7 +53,7 @@ def unpacked(pool, slots):
 @pytest.mark.parametrize("rows", [1, 9, 70])
 @pytest.mark.parametrize("normed", [False, True])
 def test_native_is_the_reference(isa, dtype, shape, rows, normed, assert_rounded):
-    head_dim, heads, kv_heads = shape
+    head_dim, heads, _ = shape
     args = case(*shape, rows, dtype, normed, seed=rows)
     got, want = copied(args), in_float32(args)
     rope.native(**got)

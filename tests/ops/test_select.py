@@ -57,7 +57,7 @@ def test_native_by_name_that_cannot_run_is_an_error(without_native):
 
 
 def test_native_on_a_gpu_is_an_error():
-    with pytest.raises(UserError, match="native.*cuda"):
+    with pytest.raises(UserError, match=r"native.*cuda"):
         select("cuda", backend="native")
     ops = select("cuda:1")
     assert_backend(ops, "reference")
