@@ -1,7 +1,10 @@
 import os
 from pathlib import Path
 
-import pytest
+# Before torch is loaded: threads that wait sleep soon instead of starving their partners (see docs/lab-book.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 

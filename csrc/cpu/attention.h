@@ -18,8 +18,8 @@ namespace RFT_ISA {
 
 constexpr int kBatch = 8;               // row-heads that share a read of a page
 constexpr float kSlack = 8.0f;          // in powers of two
-constexpr float kMasked = -1.0e30f;     // score of a key beyond the row's end
-constexpr float kNoReference = -1.0e9f;  // before the first page; below any real score, above kMasked
+constexpr float kMasked = -2.0e30f;       // score of a key beyond the row's end
+constexpr float kNoReference = -1.0e30f;  // before the first page; below any real score, above kMasked
 
 // One operand pair (bf16) or element (float) of a query, broadcast against sixteen keys, or of the probabilities
 // against sixteen output channels.
@@ -59,18 +59,106 @@ struct AttentionState {
   float* output;     // [n,D]
 };
 
-template <class T, int N, int DV>
-RFT_INLINE void attend_values(const T* values, const T (*p)[kPage], float* const* output, int64_t d) {
+// output[i] += P V over G pages, for N row-heads and DV * 16 channels held in registers meanwhile.
+template <class T, int N, int DV, int G>
+RFT_INLINE void attend_values(const T* const* values, const T (*p)[G][kPage], float* const* output, int64_t d) {
   constexpr int64_t w = Dot<T>::w;
   f32x16 acc[N][DV];
   for (int i = 0; i < N; ++i)
     for (int v = 0; v < DV; ++v) acc[i][v] = load(output[i] + v * kLanes);
-  for (int64_t k = 0; k < kPage / w; ++k)
-    for (int v = 0; v < DV; ++v)
-      for (int i = 0; i < N; ++i)
-        acc[i][v] = Dot<T>::step(acc[i][v], values + (k * d + v * kLanes) * w, p[i] + k * w);
+  for (int g = 0; g < G; ++g)
+    for (int64_t k = 0; k < kPage / w; ++k)
+      for (int v = 0; v < DV; ++v)
+        for (int i = 0; i < N; ++i)
+          acc[i][v] = Dot<T>::step(acc[i][v], values[g] + (k * d + v * kLanes) * w, p[i][g] + k * w);
   for (int i = 0; i < N; ++i)
     for (int v = 0; v < DV; ++v) store(output[i] + v * kLanes, acc[i][v]);
+}
+
+// The same for N row-heads and any head dimension.
+template <class T, int N, int G>
+RFT_INLINE void attend_values_all(const T* const* values, const T (*p)[G][kPage], float* const* output, int64_t d) {
+  constexpr int64_t w = Dot<T>::w;
+  if (d == 64) {
+    attend_values<T, N, 4, G>(values, p, output, d);
+    return;
+  }
+  for (int64_t v = 0; v < d; v += kLanes) {
+    const T* at[G];
+    float* to[N];
+    for (int g = 0; g < G; ++g) at[g] = values[g] + v * w;
+    for (int i = 0; i < N; ++i) to[i] = output[i] + v;
+    attend_values<T, N, 1, G>(at, p, to, d);
+  }
+}
+
+RFT_INLINE void scale_by(float* x, int64_t n, f32x16 factor) {
+  for (int64_t v = 0; v < n; v += kLanes) store(x + v, load(x + v) * factor);
+}
+
+// N row-heads x G neighbouring pages from `page` on. The pages' scores are computed together; everything that has an
+// order (reference, sum, output) goes page by page.
+template <class T, int N, int G>
+RFT_INLINE void attend_block(const T* const* q, const int32_t* len, float* const* reference, float* const* sum,
+                             float* const* output, const T* pool, int64_t page_stride, const int32_t* table,
+                             int64_t page, int64_t d, float scale, bool ragged) {
+  constexpr int64_t w = Dot<T>::w;
+  static const float kLaneIndex[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const T *keys[G], *values[G];
+  for (int g = 0; g < G; ++g) {
+    keys[g] = pool + int64_t(table[page + g]) * page_stride;
+    values[g] = keys[g] + kPage * d;
+  }
+  f32x16 s[N][G];
+  for (int i = 0; i < N; ++i)
+    for (int g = 0; g < G; ++g) s[i][g] = f32x16{};
+  for (int64_t k = 0; k < d / w; ++k)
+    for (int i = 0; i < N; ++i)
+      for (int g = 0; g < G; ++g) s[i][g] = Dot<T>::step(s[i][g], keys[g] + k * kPage * w, q[i] + k * w);
+
+  alignas(64) T p[N][G][kPage];
+  bool moved_at[G] = {};  // whether page g moved anyone's reference
+  bool moved[N][G] = {};
+  f32x16 factors[N][G];
+  for (int i = 0; i < N; ++i) {
+    float top = *reference[i];
+    f32x16 total = load(sum[i]);
+    for (int g = 0; g < G; ++g) {
+      f32x16 score = s[i][g] * scale;
+      if (ragged) score = load(kLaneIndex) < splat(float(len[i] - (page + g) * kPage)) ? score : splat(kMasked);
+      if (__builtin_expect(any_greater(score, splat(top + kSlack)), 0)) {
+        const float higher = reduce_max(score);
+        factors[i][g] = exp2(splat(top - higher));
+        top = higher;
+        total *= factors[i][g];
+        moved[i][g] = moved_at[g] = true;
+      }
+      const f32x16 e = exp2(score - top);
+      total += e;
+      store(p[i][g], e);
+    }
+    *reference[i] = top;
+    store(sum[i], total);
+  }
+
+  bool later = false;  // a reference moved after the block's first page: outputs must be rescaled in between
+  for (int g = 1; g < G; ++g) later |= moved_at[g];
+  if (moved_at[0])
+    for (int i = 0; i < N; ++i)
+      if (moved[i][0]) scale_by(output[i], d, factors[i][0]);
+  if (!later) {
+    constexpr int kTogether = N % 4 == 0 ? 4 : N;
+    for (int i = 0; i < N; i += kTogether) attend_values_all<T, kTogether, G>(values, p + i, output + i, d);
+    return;
+  }
+  for (int g = 0; g < G; ++g) {
+    for (int i = 0; i < N; ++i) {
+      if (g > 0 && moved[i][g]) scale_by(output[i], d, factors[i][g]);
+      alignas(64) T one[1][1][kPage];
+      std::memcpy(one, p[i][g], sizeof(one));
+      attend_values_all<T, 1, 1>(values + g, one, output + i, d);
+    }
+  }
 }
 
 // N row-heads x pages [page0, page1). q[i]: [D] of the storage type; len[i]: keys that row-head i may see.
@@ -78,52 +166,24 @@ template <class T, int N>
 RFT_INLINE void attend_pages(const T* const* q, const int32_t* len, float* const* reference, float* const* sum,
                              float* const* output, const T* pool, int64_t page_stride, const int32_t* table,
                              int64_t page0, int64_t page1, int64_t d, float scale) {
-  constexpr int64_t w = Dot<T>::w;
-  static const float kLaneIndex[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const f32x16 lane = load(kLaneIndex);
+  constexpr int kGroup = N > 4 ? 2 : 4;  // as many pages as their scores fit the registers
   int32_t shortest = len[0];
   for (int i = 1; i < N; ++i) shortest = len[i] < shortest ? len[i] : shortest;
-  for (int64_t page = page0; page < page1; ++page) {
-    const T* keys = pool + int64_t(table[page]) * page_stride;
-    const T* values = keys + kPage * d;
-    if (page + 1 < page1) {
-      const char* next = reinterpret_cast<const char*>(pool + int64_t(table[page + 1]) * page_stride);
-      for (int64_t b = 0; b < int64_t(2 * kPage * sizeof(T)) * d; b += 256) __builtin_prefetch(next + b);
+  int64_t page = page0;
+  const auto prefetch = [&](int64_t first) {
+    for (int64_t next = first; next < first + kGroup && next < page1; ++next) {
+      const char* at = reinterpret_cast<const char*>(pool + int64_t(table[next]) * page_stride);
+      for (int64_t b = 0; b < int64_t(2 * kPage * sizeof(T)) * d; b += 64) __builtin_prefetch(at + b);
     }
-    f32x16 s[N];
-    for (int i = 0; i < N; ++i) s[i] = f32x16{};
-    for (int64_t k = 0; k < d / w; ++k)
-      for (int i = 0; i < N; ++i) s[i] = Dot<T>::step(s[i], keys + k * kPage * w, q[i] + k * w);
-    alignas(64) T p[N][kPage];
-    const bool ragged = int64_t(shortest) < (page + 1) * kPage;
-    for (int i = 0; i < N; ++i) {
-      f32x16 score = s[i] * scale;
-      if (ragged) score = lane < splat(float(len[i] - page * kPage)) ? score : splat(kMasked);
-      if (any_greater(score, splat(*reference[i] + kSlack))) {
-        const float top = reduce_max(score);
-        const f32x16 factor = exp2(splat(*reference[i] - top));
-        *reference[i] = top;
-        store(sum[i], load(sum[i]) * factor);
-        for (int64_t v = 0; v < d; v += kLanes) store(output[i] + v, load(output[i] + v) * factor);
-      }
-      const f32x16 e = exp2(score - *reference[i]);
-      store(sum[i], load(sum[i]) + e);
-      store(p[i], e);
-    }
-    if (d == 64) {
-      for (int i = 0; i < N; i += 4) {
-        if (i + 4 <= N) attend_values<T, 4, 4>(values, p + i, output + i, d);
-        else
-          for (int j = i; j < N; ++j) attend_values<T, 1, 4>(values, p + j, output + j, d);
-      }
-    } else {
-      for (int i = 0; i < N; ++i)
-        for (int64_t v = 0; v < d; v += kLanes) {
-          float* at = output[i] + v;
-          attend_values<T, 1, 1>(values + v * w, p + i, &at, d);
-        }
-    }
+  };
+  for (; page + kGroup <= page1; page += kGroup) {
+    prefetch(page + kGroup);
+    attend_block<T, N, kGroup>(q, len, reference, sum, output, pool, page_stride, table, page, d, scale,
+                               shortest < (page + kGroup) * kPage);
   }
+  for (; page < page1; ++page)
+    attend_block<T, N, 1>(q, len, reference, sum, output, pool, page_stride, table, page, d, scale,
+                          shortest < (page + 1) * kPage);
 }
 
 template <class T>

@@ -128,7 +128,7 @@ class Sampler:
             invariant = target.type == "cpu"
         folder = resolve(str(model))
         config = ModelConfig.from_folder(folder)
-        ops = operations.select(target, backend=backend, invariant=invariant)
+        ops = operations.select(target, backend=backend, invariant=invariant, head_dim=config.head_dim)
         chosen = choose_dtype(dtype, target)
         plan = plan_memory(
             config,

@@ -304,6 +304,11 @@ class Scheduler:
         last = remaining.copy()  # the step in which each draws its last token, which is never stored
         last[-1] += -(-(context - matched) // (self.max_rows - len(self.running)))
         own = np.array([self.tree.own_pages(s.leaf) if s.leaf is not None else 0 for s in candidates])
+        if node.writer:  # a running path is forked: what lies above the fork will outlive it
+            kept = -(-matched // PAGE) - node.start // PAGE
+            own[:-1] = [
+                min(n, len(node.pages) - kept) if s.leaf is node else n for n, s in zip(own, self.running, strict=False)
+            ]
         own[-1] = -(-(context + 1) // PAGE) - matched // PAGE
         prompt = sequence.prompt_length - 1
         if sequence.share and matched < prompt and prompt % PAGE:

@@ -45,8 +45,10 @@ class OpSet:
     backends: dict[str, tuple[str, str]]
 
 
-def select(device: torch.device | str, *, backend: str = "auto", invariant: bool = True) -> OpSet:
-    """The operations for ``device``. ``backend``: auto, native or reference.
+def select(
+    device: torch.device | str, *, backend: str = "auto", invariant: bool = True, head_dim: int | None = None
+) -> OpSet:
+    """The operations for ``device``. ``backend``: auto, native or reference; ``head_dim``: the model's.
 
     Raises UserError if a backend asked for by name cannot run here.
     """
@@ -54,6 +56,8 @@ def select(device: torch.device | str, *, backend: str = "auto", invariant: bool
     if backend not in ("auto", "native", "reference"):
         raise UserError(f"unknown backend '{backend}': choose auto, native or reference")
     missing = native.available() if kind == "cpu" else f"the native kernels run on CPUs, not on {kind}"
+    if missing is None and head_dim is not None and head_dim % 16:
+        missing = f"the native kernels need a head_dim that is a multiple of 16, and the model's is {head_dim}"
     if backend == "native" and missing:
         raise UserError(f"backend 'native' cannot run: {missing}")
     if backend == "reference":

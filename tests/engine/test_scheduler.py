@@ -44,7 +44,7 @@ def workloads(draw: Any, exact: bool = False, continued: bool = True) -> list[Jo
     return jobs
 
 
-@settings(RELAXED, max_examples=150, phases=PHASES)
+@settings(RELAXED, max_examples=100, phases=PHASES)
 @given(jobs=workloads(), spare=st.integers(0, 12), running=st.integers(1, 12), more_rows=st.integers(0, 60))
 def test_every_sequence_draws_what_it_would_alone(jobs: list[Job], spare: int, running: int, more_rows: int) -> None:
     pages = max(j.pages for j in jobs) + spare
@@ -77,7 +77,7 @@ def test_too_hopeful_a_guess_costs_preemptions_and_nothing_else(
     simulation.check_end(jobs, LETTERS)
 
 
-@settings(RELAXED, max_examples=150, phases=PHASES)
+@settings(RELAXED, max_examples=100, phases=PHASES)
 @given(
     jobs=workloads(exact=True, continued=False),
     spare=st.integers(6, 16),

@@ -85,3 +85,10 @@ def test_every_operation_has_its_backend_and_reason():
     callables = {f.name for f in dataclasses.fields(OpSet)} - {"backends", "prepare"}
     assert set(ops.backends) == callables
     assert all(name and why for name, why in ops.backends.values())
+
+
+def test_head_dim_the_kernels_cannot_serve() -> None:
+    assert select("cpu", head_dim=24).backends["attention"][0] == "reference"
+    assert "multiple of 16" in select("cpu", head_dim=24).backends["attention"][1]
+    with pytest.raises(UserError, match="multiple of 16"):
+        select("cpu", backend="native", head_dim=24)
