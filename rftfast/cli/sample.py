@@ -123,7 +123,7 @@ def _show_job(console: Console, job: Job, path: Path, engine: dict[str, Any]) ->
     )
     sharing = "shared prefixes" if engine["prefix_share"] else "no sharing"
     source = o.questions or "bundled"
-    console.print(f"[bold]model[/]      {o.model} ({job.config.family}, {job.folder})", highlight=False)
+    console.print(f"[bold]model[/]      {o.model} ({job.config.family}, {job.config.layers} layers)", highlight=False)
     console.print(f"[bold]questions[/]  {len(job.questions)} ({source}), k = {o.k}, {sharing}", highlight=False)
     console.print(
         f"[bold]prompt[/]     {job.template.name}, {len(job.shots)} shots; temperature {o.temperature}{filters}, "
@@ -190,7 +190,7 @@ class _Bar:
 
         self._bar = RichProgress(
             TextColumn("questions"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=8),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
             console=console,
@@ -211,13 +211,13 @@ class _Bar:
             return
         self._last = progress.seconds
         eta = progress.eta_seconds
-        left = "" if eta is None else f" ETA {datetime.timedelta(seconds=round(eta))}"
+        left = "" if eta is None else f", ETA {datetime.timedelta(seconds=round(eta))}"
         self._bar.update(
             self._task,
             completed=progress.stored_questions + progress.questions_done,
-            figures=f"{progress.samples:,} samples {progress.tokens_per_second:,.0f} tok/s "
-            f"{_percent(progress.accepted, progress.samples)} accepted "
-            f"{progress.distinct_per_question:.1f} distinct/q{left}",
+            figures=f"{progress.samples:,} paths, {progress.tokens_per_second:,.0f} tok/s, "
+            f"{_percent(progress.accepted, progress.samples)} right, "
+            f"{progress.distinct_per_question:.1f} kept/q{left}",
         )
 
 

@@ -16,6 +16,7 @@ from rftfast.errors import UserError
 from rftfast.ops import attention, copy_pages, linear, native, rms_norm, rope, sample, swiglu
 from rftfast.ops.attention import AttentionPlan
 from rftfast.ops.kv import PAGE, KVPool
+from rftfast.ops.linear import Linear
 
 __all__ = ["PAGE", "AttentionPlan", "KVPool", "OpSet", "select"]
 
@@ -40,7 +41,7 @@ class OpSet:
     sample: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     swiglu: Callable[..., torch.Tensor]
     linear: Callable[..., torch.Tensor]
-    prepare: Callable[..., linear.Linear]
+    prepare: Callable[..., Linear]
     """Puts a weight into the form that ``linear`` takes."""
     backends: dict[str, tuple[str, str]]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -39,9 +39,9 @@ def _openmp_symbols() -> tuple[int, int, str] | None:
 
 
 @functools.cache
-def load() -> ModuleType:
+def load() -> Any:
     """The native module, its loops bound to torch's threads. Raises ImportError where it was not built."""
-    from rftfast import _native
+    from rftfast import _native  # type: ignore[attr-defined]
 
     torch.set_num_threads(torch.get_num_threads())  # makes torch load and size its pool
     found = _openmp_symbols()
