@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def _openmp_symbols() -> tuple[int, int, str] | None:
 @functools.cache
 def load() -> Any:
     """The native module, its loops bound to torch's threads. Raises ImportError where it was not built."""
-    from rftfast import _native  # type: ignore[attr-defined]
+    _native: Any = importlib.import_module("rftfast._native")
 
     torch.set_num_threads(torch.get_num_threads())  # makes torch load and size its pool
     found = _openmp_symbols()
