@@ -4,7 +4,7 @@ from pathlib import Path
 # Before torch is loaded: threads that wait sleep soon instead of starving their partners (see docs/lab-book.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-import pytest  # noqa: E402
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,7 +9,7 @@ them, ``"token_ids"``. So a part alone tells all there is to know of its questio
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,28 +122,29 @@ def read_part(path: Path) -> Iterator[StoredQuestion]:
             before the damage may have been yielded by then.
     """
     try:
-        yield from _questions_in(path)
+        with path.open("rb") as file:
+            yield from questions_in(path, file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the disk and its rights") from error
 
 
-def _questions_in(path: Path) -> Iterator[StoredQuestion]:
+def questions_in(path: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[StoredQuestion]:
+    """The questions in ``lines`` of the part ``path``, the first of them its line ``first``. Raises as :func:`read_part`."""
     head: dict[str, Any] | None = None
     samples: list[dict[str, Any]] = []
-    number = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                raise UserError(f"{path}, line {number}: cut short; {_MEND}")
-            row = _row(path, number, line)
-            if row["kind"] == "question":
-                if head is not None:
-                    yield _whole(path, number, head, samples)
-                head, samples = row, []
-            elif head is None or row["question_id"] != head["question_id"]:
-                raise UserError(f"{path}, line {number}: a sample that does not follow its question; {_MEND}")
-            else:
-                samples.append(row)
+    number = first - 1
+    for number, line in enumerate(lines, start=first):
+        if not line.endswith(b"\n"):
+            raise UserError(f"{path}, line {number}: cut short; {_MEND}")
+        row = _row(path, number, line)
+        if row["kind"] == "question":
+            if head is not None:
+                yield _whole(path, number, head, samples)
+            head, samples = row, []
+        elif head is None or row["question_id"] != head["question_id"]:
+            raise UserError(f"{path}, line {number}: a sample that does not follow its question; {_MEND}")
+        else:
+            samples.append(row)
     if head is None:
         raise UserError(f"{path}: empty; {_MEND}")
     yield _whole(path, number, head, samples)

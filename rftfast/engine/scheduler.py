@@ -80,6 +80,7 @@ class Scheduler:
         self.running: list[SequenceState] = []
         self._slots = list(range(max_running - 1, -1, -1))
         self._lengths: deque[int] = deque(maxlen=_LENGTHS_SEEN)
+        self._longest = 0  # tokens that the longest path so far may come to
         self._usual: int | None = None  # the quantile of _lengths, until another one comes
         self.preemptions = 0
         self.prefill_tokens = 0
@@ -87,6 +88,7 @@ class Scheduler:
         """Prompt tokens of all sequences started; without sharing, each would have been computed."""
 
     def add(self, sequence: SequenceState) -> None:
+        self._longest = max(self._longest, sequence.prompt_length + sequence.max_tokens)
         self.waiting.append(sequence)
 
     @property
@@ -296,6 +298,8 @@ class Scheduler:
         Time is counted in steps: a running path takes a page every 16 and gives all its own back when it ends. The
         newcomer may start only after its prompt's steps, and is counted as if it took its pages at once.
         """
+        if (len(self.running) + 2) * (self._longest // PAGE + 2) <= self.tree.n_pages:
+            return True  # even if nothing were shared and every path took all it may
         context = len(sequence.tokens) - 1
         node, matched = self.tree.match(sequence.tokens[:context]) if sequence.share else (self.tree.root, 0)
         candidates = [*self.running, sequence]
