@@ -10,9 +10,11 @@ sixteen channels of a value pair, are one vector register, for a shared page and
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 PAGE = 16
@@ -31,9 +33,7 @@ class KVPool:
     ) -> KVPool:
         shape = (layers, pages, kv_heads, 2, PAGE * head_dim)
         if torch.device(device).type == "cpu":
-            # numpy asks the system for zeroed memory and touches none of it; torch.zeros would write all of it now.
-            words = np.zeros(shape, dtype=np.float32 if dtype.itemsize == 4 else np.int16)
-            return KVPool(torch.from_numpy(words).view(dtype), head_dim)
+            return KVPool(_zeroed_on_demand(math.prod(shape) * dtype.itemsize).view(dtype).view(shape), head_dim)
         return KVPool(torch.zeros(shape, dtype=dtype, device=device), head_dim)
 
     @staticmethod
@@ -52,6 +52,18 @@ class KVPool:
         keys = pages[:, :, 0].reshape(n, kv_heads, d // w, PAGE, w).permute(0, 3, 1, 2, 4).reshape(-1, kv_heads, d)
         values = pages[:, :, 1].reshape(n, kv_heads, PAGE // w, d, w).permute(0, 2, 4, 1, 3).reshape(-1, kv_heads, d)
         return keys[:length], values[:length]
+
+
+def _zeroed_on_demand(size: int) -> torch.Tensor:
+    """``size`` bytes that read as zero and take memory only where they are written (torch.zeros would write them all).
+
+    In huge pages where the system gives them: the first touch of a small one costs as much as writing it.
+    """
+    block = mmap.mmap(-1, max(size, mmap.PAGESIZE))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a system built without them
+            block.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(block, dtype=torch.uint8, count=size)
 
 
 def pair_width(dtype: torch.dtype) -> int:
