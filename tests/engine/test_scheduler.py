@@ -139,6 +139,42 @@ def test_a_running_path_is_taken_up_at_its_newest_token(length: int) -> None:
     Simulation(jobs, 20, 4, 64).run(jobs)
 
 
+@pytest.mark.parametrize("length", [2 * PAGE - 1, 2 * PAGE, 2 * PAGE + 1])
+def test_a_path_well_under_way_is_taken_up_at_its_newest_token(length: int) -> None:
+    first = Job(1, 0, (1, 2), 60, 60)
+    path = [*first.prompt, *first.alone(LETTERS)]
+    taken = Job(2, 0, tuple(path[: length + 1]), 10, 10)
+    simulation = Simulation([first, taken], 20, 4, 64)
+    simulation.add(first)
+    while not simulation.scheduler.running or len(simulation.scheduler.running[0].tokens) < length:
+        simulation.step()
+    simulation.add(taken)
+    simulation.step()
+    assert simulation.scheduler.prefill_tokens == 1, "only the prompt's first token was ever computed as a prompt"
+    while simulation.scheduler.busy:
+        simulation.step()
+    simulation.check_end([first, taken])
+
+
+def test_the_plan_is_made_anew_when_a_slot_goes_to_another_prompt() -> None:
+    """The slots of the step are the same as before, and no prompt is computed: only the path in one slot differs."""
+    p, q = (0,) * 40, (1,) * 40
+    cached = [Job(1, 0, p, 2, 2), Job(2, 0, q, 2, 2)]
+    jobs = [Job(3, 0, p, 30, 30), Job(3, 1, p, 3, 3), Job(4, 0, q, 10, 10)]
+    simulation = Simulation(cached + jobs, 30, 2, 64)
+    for job in cached:
+        simulation.add(job)
+    while simulation.scheduler.busy:
+        simulation.step()
+    computed = simulation.scheduler.prefill_tokens
+    for job in jobs:
+        simulation.add(job)
+    while simulation.scheduler.busy:
+        simulation.step()
+    assert simulation.scheduler.prefill_tokens == computed
+    simulation.check_end(cached + jobs)
+
+
 def test_every_running_path_is_taken_up_at_every_token():
     first = Job(1, 0, (1, 2), 40, 40)
     drawn = first.alone(LETTERS)
