@@ -46,6 +46,8 @@ def run_engine(job: Job, timeout_s: float) -> Measure | tuple[str, str]:
         job_file, out = Path(folder) / "job.json", Path(folder) / "out.json"
         job.write(job_file)
         environment = {
+            # For every engine on torch alike: waiting threads sleep soon (docs/lab-book.md).
+            "GOMP_SPINCOUNT": "2000",
             **os.environ,
             "OMP_NUM_THREADS": str(job.threads),
             "TOKENIZERS_PARALLELISM": "false",

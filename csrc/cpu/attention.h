@@ -120,20 +120,26 @@ RFT_INLINE void attend_block(const T* const* q, const int32_t* len, float* const
   bool moved_at[G] = {};  // whether page g moved anyone's reference
   bool moved[N][G] = {};
   f32x16 factors[N][G];
+  const f32x16 scales = splat(scale);
   for (int i = 0; i < N; ++i) {
     float top = *reference[i];
     f32x16 total = load(sum[i]);
     for (int g = 0; g < G; ++g) {
-      f32x16 score = s[i][g] * scale;
-      if (ragged) score = load(kLaneIndex) < splat(float(len[i] - (page + g) * kPage)) ? score : splat(kMasked);
-      if (__builtin_expect(any_greater(score, splat(top + kSlack)), 0)) {
+      const float seen = float(len[i] - (page + g) * kPage);  // keys of the page that the row may see, if positive
+      f32x16 above = fma(s[i][g], scales, splat(-top));  // the score above the reference
+      if (ragged) above = load(kLaneIndex) < splat(seen) ? above : splat(kMasked);
+      if (__builtin_expect(any_greater(above, splat(kSlack)), 0)) {
+        f32x16 score = s[i][g] * scales;
+        if (ragged) score = load(kLaneIndex) < splat(seen) ? score : splat(kMasked);
         const float higher = reduce_max(score);
         factors[i][g] = exp2(splat(top - higher));
         top = higher;
         total *= factors[i][g];
         moved[i][g] = moved_at[g] = true;
+        above = fma(s[i][g], scales, splat(-top));
+        if (ragged) above = load(kLaneIndex) < splat(seen) ? above : splat(kMasked);
       }
-      const f32x16 e = exp2(score - top);
+      const f32x16 e = exp2(above);
       total += e;
       store(p[i][g], e);
     }
@@ -167,6 +173,7 @@ RFT_INLINE void attend_pages(const T* const* q, const int32_t* len, float* const
                              float* const* output, const T* pool, int64_t page_stride, const int32_t* table,
                              int64_t page0, int64_t page1, int64_t d, float scale) {
   constexpr int kGroup = N > 4 ? 2 : 4;  // as many pages as their scores fit the registers
+  constexpr bool kPrivate = N <= 4;      // a row's own pages come from memory; shared ones stay in the cache
   int32_t shortest = len[0];
   for (int i = 1; i < N; ++i) shortest = len[i] < shortest ? len[i] : shortest;
   int64_t page = page0;
@@ -177,7 +184,7 @@ RFT_INLINE void attend_pages(const T* const* q, const int32_t* len, float* const
     }
   };
   for (; page + kGroup <= page1; page += kGroup) {
-    prefetch(page + kGroup);
+    if (kPrivate) prefetch(page + kGroup);
     attend_block<T, N, kGroup>(q, len, reference, sum, output, pool, page_stride, table, page, d, scale,
                                shortest < (page + kGroup) * kPage);
   }

@@ -146,30 +146,37 @@ RFT_INLINE void store(bf16* p, f32x16 v) {
 #endif
 }
 
-// 2^x for x <= 0 or moderately above; below -126 the result is 0. Relative error under 2e-7 (degree-6 Taylor-like
-// minimax on [-0.5, 0.5]).
+// 2^x, relative error under 2e-7; 0 below -127, and for -infinity. A degree-5 minimax polynomial on [-0.5, 0.5] with its
+// constant set to 1, so that 2^0 is 1.
 RFT_INLINE f32x16 exp2(f32x16 x) {
+#if defined(__AVX512F__)
+  x = max(x, splat(-150.0f));
+  const __m512 n = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const f32x16 f = x - (f32x16)n;
+#else
   // At -127 the exponent's bits come out as zero, and the fraction's too: the result is 0 without a comparison.
   x = min(max(x, splat(-127.0f)), splat(127.0f));
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  f32x16 t = x + magic;
-  i32x16 n;
-  std::memcpy(&n, &t, sizeof(n));
-  n = n << 23;  // the low bits of t hold the integer
-  f32x16 f = x - (t - magic);
-  f32x16 p = splat(1.5403530e-4f);
-  p = fma(p, f, splat(1.3333558e-3f));
-  p = fma(p, f, splat(9.6181291e-3f));
-  p = fma(p, f, splat(5.5504109e-2f));
-  p = fma(p, f, splat(2.4022651e-1f));
-  p = fma(p, f, splat(6.9314718e-1f));
+  const f32x16 t = x + magic;
+  const f32x16 f = x - (t - magic);
+#endif
+  f32x16 p = splat(1.327647217e-3f);
+  p = fma(p, f, splat(9.675541331e-3f));
+  p = fma(p, f, splat(5.550713273e-2f));
+  p = fma(p, f, splat(2.402211972e-1f));
+  p = fma(p, f, splat(6.931469671e-1f));
   p = fma(p, f, splat(1.0f));
-  i32x16 bits;
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_scalef_ps((__m512)p, n);
+#else
+  i32x16 n, bits;
+  std::memcpy(&n, &t, sizeof(n));
   std::memcpy(&bits, &p, sizeof(bits));
-  bits += n;
+  bits += n << 23;  // the low bits of t hold the integer
   f32x16 r;
   std::memcpy(&r, &bits, sizeof(r));
   return r;
+#endif
 }
 
 }  // namespace RFT_ISA
