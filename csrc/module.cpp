@@ -8,6 +8,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "text/bind.h"
 
 namespace py = pybind11;
 using namespace rft;
@@ -90,4 +91,5 @@ PYBIND11_MODULE(_native, m) {
     py::gil_scoped_release release;
     selected->gumbel(key, step, sample, stream, n, ptr<float>(out));
   });
+  text::bind(m);
 }

@@ -114,20 +114,21 @@ def open_output(target: str | Path | None) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, renamed to it at the end; after any error it is removed and ``path`` is as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    """A temporary name beside ``path``, renamed to it at the end; after any error it is removed and ``path`` is as it was.
+
+    A device or a pipe (``/dev/null``) cannot be replaced and is given as it is.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file")
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()  # what a link points to is replaced, not the link
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         yield temporary
         with _said(path):
-            # A device such as /dev/null, or a pipe, cannot be replaced by a file.
-            if path.exists() and not path.is_file():
-                with temporary.open("rb") as source, path.open("wb") as file:
-                    shutil.copyfileobj(source, file)
-                temporary.unlink()
-            else:
-                temporary.replace(path)
+            temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             temporary.unlink()

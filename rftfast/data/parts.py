@@ -136,7 +136,7 @@ def questions_in(path: Path, lines: Iterable[bytes], first: int = 1) -> Iterator
     for number, line in enumerate(lines, start=first):
         if not line.endswith(b"\n"):
             raise UserError(f"{path}, line {number}: cut short; {_MEND}")
-        row = _row(path, number, line)
+        row = part_row(path, number, line)
         if row["kind"] == "question":
             if head is not None:
                 yield _whole(path, number, head, samples)
@@ -173,7 +173,8 @@ _COLUMNS: dict[Any, dict[str, tuple[type, ...]]] = {
 }
 
 
-def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def part_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """One line of a part, its columns checked. Raises UserError, naming the line."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

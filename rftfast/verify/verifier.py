@@ -26,13 +26,15 @@ class Policy:
     ``marker``: ``last`` or ``first`` of the answer markers counts. ``markers``: which are known, of ``####``, ``A:``,
     ``The answer is`` and ``\\boxed``. ``equations``: ``strict`` (every part of a chain agrees), ``reference`` (as the
     paper's released code does it) or ``off`` (found, but not checked). ``bare``: where a completion has no ``<<…>>``
-    at all, the calculations of its ordinary text are taken instead.
+    at all, the calculations of its ordinary text are taken instead. ``math``: answers that are no plain number
+    (``\\frac{\\sqrt{3}}{2}``) are compared as LaTeX, see ``rftfast.verify.math``.
     """
 
     marker: str = "last"
     markers: tuple[str, ...] = MARKERS
     equations: str = "strict"
     bare: bool = False
+    math: bool = False
 
     def __post_init__(self) -> None:
         _one_of("marker", self.marker, ("last", "first"))
@@ -89,9 +91,13 @@ def verify_batch(
     *,
     truncated: Sequence[bool] | None = None,
 ) -> list[Verdict]:
-    """``verify`` for each completion with the gold of the same place."""
+    """``verify`` for each completion with the gold of the same place; natively where the native module is built."""
     if len(golds) != len(completions) or (truncated is not None and len(truncated) != len(completions)):
         raise ValueError("verify_batch: one gold (and one truncated flag) for each completion")
+    from rftfast.verify import native
+
+    if not policy.math and native.available() is None:
+        return native.CheckedBatch(completions, golds, policy, truncated=truncated, keys=False).verdicts()
     ended = truncated if truncated is not None else [False] * len(completions)
     return [verify(c, g, policy, truncated=t) for c, g, t in zip(completions, golds, ended, strict=True)]
 
