@@ -185,13 +185,11 @@ class _Bar:
     """The progress line: questions, samples, tokens/s, accepted, distinct paths a question, ETA."""
 
     def __init__(self, console: Console, job: Job) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
         self._bar = RichProgress(
-            TextColumn("questions"),
-            BarColumn(bar_width=8),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=6),
             TextColumn("{task.fields[figures]}"),
             console=console,
         )
@@ -206,16 +204,16 @@ class _Bar:
         self._bar.stop()
 
     def update(self, progress: Progress) -> None:
-        finished = progress.stored_questions + progress.questions_done == progress.questions
-        if progress.seconds - self._last < _REPORT_EVERY_S and not finished:
+        done = progress.stored_questions + progress.questions_done
+        if progress.seconds - self._last < _REPORT_EVERY_S and done < progress.questions:
             return
         self._last = progress.seconds
         eta = progress.eta_seconds
-        left = "" if eta is None else f", ETA {datetime.timedelta(seconds=round(eta))}"
+        left = "" if not eta else f", ETA {datetime.timedelta(seconds=round(eta))}"
         self._bar.update(
             self._task,
-            completed=progress.stored_questions + progress.questions_done,
-            figures=f"{progress.samples:,} paths, {progress.tokens_per_second:,.0f} tok/s, "
+            completed=done,
+            figures=f"{done}/{progress.questions} q, {progress.samples:,} paths, {progress.tokens_per_second:,.0f} tok/s, "
             f"{_percent(progress.accepted, progress.samples)} right, "
             f"{progress.distinct_per_question:.1f} kept/q{left}",
         )
