@@ -113,18 +113,17 @@ RFT_INLINE void write_key(const bf16* k, bf16* page, int64_t place, int64_t d) {
 RFT_INLINE void write_value(const float* v, float* page, int64_t place, int64_t d) {
   std::memcpy(page + place * d, v, d * sizeof(float));
 }
+// Two neighbouring tokens share each word, and another thread may be writing the other one: only own halves are touched.
 RFT_INLINE void write_value(const bf16* v, bf16* page, int64_t place, int64_t d) {
   bf16* to = page + place / 2 * d * 2;
   int64_t i = 0;
-  for (; i + kLanes <= d; i += kLanes) {  // sixteen channels, two neighbouring tokens in a word
-    u16x16 half;
-    u32x16 words;
-    std::memcpy(&half, v + i, sizeof(half));
-    std::memcpy(&words, to + i * 2, sizeof(words));
-    const u32x16 fresh = __builtin_convertvector(half, u32x16);
-    words = place % 2 ? (words & 0xffffu) | (fresh << 16) : (words & 0xffff0000u) | fresh;
-    std::memcpy(to + i * 2, &words, sizeof(words));
+#if defined(__AVX512BW__)
+  const __mmask32 own = place % 2 ? 0xaaaaaaaau : 0x55555555u;
+  for (; i + kLanes <= d; i += kLanes) {
+    const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + i)));
+    _mm512_mask_storeu_epi16(to + i * 2, own, place % 2 ? _mm512_slli_epi32(words, 16) : words);
   }
+#endif
   for (; i < d; ++i) to[i * 2 + place % 2] = v[i];
 }
 

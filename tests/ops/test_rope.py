@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rftfast.ops import rope
+from rftfast.ops import native, rope
 from rftfast.ops.kv import PAGE, KVPool
 
 EPS = 1e-6
@@ -110,3 +110,30 @@ def test_a_row_does_not_depend_on_the_others(isa, dtype):
             unpacked(alone["pool"], alone["slots"]), unpacked(whole["pool"], alone["slots"]), strict=True
         ):
             assert torch.equal(got, want)
+
+
+def test_neighbours_written_by_two_threads() -> None:
+    """Two tokens share a word of the value page. A prompt chunk from an odd place on puts such pairs into the hands of two
+    threads; a read-modify-write of the word would lose one of them now and then."""
+    if native.available():
+        pytest.skip(f"no native kernels: {native.available()}")
+    heads, kv_heads, d, rows = 9, 3, 64, 499
+    torch.manual_seed(0)
+    qkv = torch.randn(rows, (heads + 2 * kv_heads) * d).to(torch.bfloat16)
+    angles = torch.randn(600, d // 2)
+    positions = torch.arange(13, 13 + rows, dtype=torch.int32)
+    slots = positions.long()
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            native.set_threads(count)
+            for _ in range(1 if count == 1 else 60):
+                pool = KVPool.allocate(1, 33, kv_heads, d, torch.bfloat16)
+                rope.native(
+                    qkv.clone(), angles.cos(), angles.sin(), positions, slots, pool, 0, heads, None, None, 1e-6
+                )
+                results.append(pool.data)
+    finally:
+        native.set_threads(threads)
+    assert all(torch.equal(results[0], other) for other in results[1:])
