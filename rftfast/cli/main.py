@@ -8,7 +8,7 @@ import sys
 import typer
 
 from rftfast import __version__
-from rftfast.cli import doctor, models, sample
+from rftfast.cli import doctor, export, models, sample, select, stats, verify
 from rftfast.errors import UserError
 
 app = typer.Typer(
@@ -19,6 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("sample")(sample.sample)
+app.command("verify")(verify.verify)
+app.command("select")(select.select)
+app.command("stats")(stats.stats)
+app.command("export")(export.export)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 
@@ -54,24 +54,30 @@ def extract_answer(text: str, marker: str = "last", markers: tuple[str, ...] = M
     """
     assert marker in ("last", "first"), marker
     text = text.split("\0", 1)[0]
+    for box, start in marks(text, marker, markers):
+        if box:
+            value = _boxed(text, start)
+        elif len(text) - start <= _SHORT:
+            value = _short_number(text[start:])
+        else:
+            value = leading_number(text, start)
+        if value is not None:
+            return value
+    return None
+
+
+def marks(text: str, marker: str = "last", markers: tuple[str, ...] = MARKERS) -> Iterator[tuple[bool, int]]:
+    """Where the markers end, the one that counts before all others first: (is it ``\\boxed{``, index behind it)."""
     pattern = _pattern(tuple(m for m in markers if any(hint in text for hint in _HINTS[m])))
     if pattern is None:
-        return None
+        return
     matches: Iterable[re.Match[str]]
     if marker == "last":
         matches = reversed(deque(pattern.finditer(text), maxlen=MAX_MARKERS))
     else:
         matches = (m for m, _ in zip(pattern.finditer(text), range(MAX_MARKERS), strict=False))
     for m in matches:
-        if m.group().startswith("\\"):
-            value = _boxed(text, m.end())
-        elif len(text) - m.end() <= _SHORT:
-            value = _short_number(text[m.end() :])
-        else:
-            value = leading_number(text, m.end())
-        if value is not None:
-            return value
-    return None
+        yield m.group().startswith("\\"), m.end()
 
 
 def parse_gold(gold: str, marker: str = "last", markers: tuple[str, ...] = MARKERS) -> Fraction:

@@ -27,12 +27,12 @@ _DECIMAL = re.compile(
     rf"(?:({_INT})({_DEC})?|({_DEC}))"
     r"(?:[eE]([+-]?[0-9]{1,4})(?![0-9])| ?(?:[x×*]|\\times|\\cdot) ?10(?:\^|\*\*)(?:\{([+-]?[0-9]{1,4})\}|([+-]?[0-9]{1,4})(?![0-9])))?"
 )
-# What shows that the number read was only the beginning of something else: 3x+1, 12:30, 1,2, 5^2, 2\pi, 7/x, 20-30.
+# What shows that the number read was only the beginning of something else: 3x+1, 12:30, 1,2, 5^2, 2 \pi, 7/x, 20-30.
 _GOES_ON = re.compile(
     r"[0-9_(\[{^]|\.[0-9]|[:,] ?[0-9]"
     r"| ?[+^×÷]| ?\*\*? ?[0-9(]| ?\*[A-Za-z]| \* [A-Za-z]| ?[-−–] ?[0-9(]| ?x ?[0-9(]"
     r"| ?/ ?(?:[0-9(]|[A-Za-z](?![A-Za-z]))"
-    r"|\\(?!text|mathrm|mbox|%|\)|\]|,|;|!| |\$|\\)"
+    r"| ?\\(?!text|mathrm|mbox|quad|qquad|%|\)|\]|,|;|!| |\$|\\)"
     r"|(?:pi|sqrt)(?![a-z])|(?![gmhslL])[A-Za-z](?![A-Za-z])"
 )
 # After a number that should be alone: a period, units in words, closing signs; no further figure on the line.

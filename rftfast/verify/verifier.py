@@ -69,6 +69,10 @@ def verify(completion: str, gold: str, policy: Policy = Policy(), *, truncated: 
     ended it), then ``wrong_answer``, then ``wrong_equation``, else ``correct``; ``timeout`` if the equations are more
     than any solution has (``MAX_WORK``; with ``bare``, if the whole text is longer). Raises ``UserError`` for a gold that holds no number.
     """
+    if policy.math:
+        from rftfast.verify import math
+
+        return math.verify_batch([completion], [gold], policy, [truncated])[0]
     expected = _gold(gold, policy.marker, policy.markers)
     answer = extract_answer(completion, policy.marker, policy.markers)
     equations, in_text = _equations(completion, policy)
@@ -94,11 +98,13 @@ def verify_batch(
     """``verify`` for each completion with the gold of the same place; natively where the native module is built."""
     if len(golds) != len(completions) or (truncated is not None and len(truncated) != len(completions)):
         raise ValueError("verify_batch: one gold (and one truncated flag) for each completion")
-    from rftfast.verify import native
+    from rftfast.verify import math, native
 
-    if not policy.math and native.available() is None:
-        return native.CheckedBatch(completions, golds, policy, truncated=truncated, keys=False).verdicts()
     ended = truncated if truncated is not None else [False] * len(completions)
+    if policy.math:
+        return math.verify_batch(completions, golds, policy, ended)
+    if native.available() is None:
+        return native.CheckedBatch(completions, golds, policy, truncated=truncated, keys=False).verdicts()
     return [verify(c, g, policy, truncated=t) for c, g, t in zip(completions, golds, ended, strict=True)]
 
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_loop import CONFIG, FINGERPRINTS, ORDER, QUESTIONS, add, content, do_run, open_run, samples_of
 
 from rftfast.data import Completion, Question, RunDir, Verdict, lock, summarize
 from rftfast.errors import UserError
+from tests.data.run_loop import CONFIG, FINGERPRINTS, ORDER, QUESTIONS, add, content, do_run, open_run, samples_of
 
 LOOP = Path(__file__).with_name("run_loop.py")
 

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-from run_loop import ORDER, QUESTIONS, add, at_line, content, do_run, interrupt, open_run
 
 from rftfast.data import RunDir, summarize
 from rftfast.data.rft_file import RftFile
 from rftfast.errors import UserError
+from tests.data.run_loop import ORDER, QUESTIONS, add, at_line, content, do_run, interrupt, open_run
 
 LOOP = Path(__file__).with_name("run_loop.py")
 

@@ -130,9 +130,7 @@ def test_neighbours_written_by_two_threads() -> None:
             native.set_threads(count)
             for _ in range(1 if count == 1 else 60):
                 pool = KVPool.allocate(1, 33, kv_heads, d, torch.bfloat16)
-                rope.native(
-                    qkv.clone(), angles.cos(), angles.sin(), positions, slots, pool, 0, heads, None, None, 1e-6
-                )
+                rope.native(qkv.clone(), angles.cos(), angles.sin(), positions, slots, pool, 0, heads, None, None, 1e-6)
                 results.append(pool.data)
     finally:
         native.set_threads(threads)

@@ -1,0 +1,44 @@
+"""``rftfast verify``: JSONL rows in, the same rows with verdicts out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from rftfast.cli import options
+
+
+def verify(
+    file: str = typer.Argument(
+        ..., help="JSONL with 'completion' (or 'response') and 'answer' (gold); - is standard input."
+    ),
+    out: Path = typer.Option(None, "--out", "-o", help="Where the rows go. Default: standard output."),
+    marker: options.Marker = "last",
+    equations: options.Equations = "strict",
+    bare: options.Bare = False,
+    stop: options.Stop = None,
+) -> None:
+    """Judge every row: adds verdict, parsed_answer and equations. Counts go to standard error.
+
+    Rows are read one after the other, so a file may be of any size. A row that cannot be used ends it with its line.
+    """
+    from rftfast.data.export import write_jsonl
+    from rftfast.data.jsonl import open_input
+    from rftfast.verify.rows import verify_rows
+
+    counts: Counter[str] = Counter()
+    policy = options.policy(marker, equations, bare)
+
+    def counted(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            counts[row["verdict"]] += 1
+            yield row
+
+    with open_input(file) as (lines, name):
+        rows = write_jsonl(out, counted(verify_rows(lines, name, policy, options.stops(stop))))
+    shares = ", ".join(f"{n:,} {verdict} ({100 * n / rows:.1f} %)" for verdict, n in counts.most_common())
+    typer.echo(f"{rows:,} rows: {shares}", err=True)

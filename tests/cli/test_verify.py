@@ -1,0 +1,122 @@
+"""``rftfast verify``: rows in, rows with verdicts out; one row at a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import ENVIRONMENT, ROOT, refused, rftfast
+from tests.made_runs import read_jsonl, write_jsonl
+
+ROWS = [
+    {"id": 1, "completion": "<<6*3=18>>18\n#### 18", "answer": "so\n#### 18"},
+    {"response": "<<6*3=19>>\n#### 18", "answer": 18, "more": [1, None]},
+    {"completion": "#### 7\nno, #### $1,018.00", "answer": "1018"},
+    {"completion": "nothing", "answer": "18", "finish_reason": "length", "verdict": "correct"},
+    {"completion": "nothing \ud83d\0", "answer": "18"},
+]
+VERDICTS = ["correct", "wrong_equation", "correct", "truncated", "no_answer"]
+
+
+def test_rows_are_passed_on_with_their_verdicts(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "in.jsonl", ROWS)
+    done = rftfast("verify", file)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["verdict"] for row in found] == VERDICTS
+    assert [row["parsed_answer"] for row in found] == ["18", "18", "1018", None, None]
+    assert [row["equations"] for row in found] == [["6*3=18"], ["6*3=19"], [], [], []]
+    added = ("verdict", "parsed_answer", "equations")
+    for row, given in zip(found, ROWS, strict=True):
+        assert {k: v for k, v in row.items() if k not in added} == {k: v for k, v in given.items() if k not in added}
+    assert "5 rows: 2 correct (40.0 %)" in done.stderr
+    again = rftfast("verify", "-", "-o", tmp_path / "out.jsonl", stdin=file.read_bytes())
+    assert again.returncode == 0 and again.stdout == ""
+    assert read_jsonl(tmp_path / "out.jsonl") == found
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "before", "after"),
+    [
+        ({"completion": "#### 18\n#### 7", "answer": "18"}, ["--marker", "first"], "wrong_answer", "correct"),
+        (
+            {"completion": "<<2*3=6=7>>\n#### 6", "answer": "6"},
+            ["--equations", "reference"],
+            "wrong_equation",
+            "correct",
+        ),
+        ({"completion": "<<2*3=7>>\n#### 6", "answer": "6"}, ["--equations", "off"], "wrong_equation", "correct"),
+        ({"completion": "2 * 3 = 7\n#### 6", "answer": "6"}, ["--bare"], "correct", "wrong_equation"),
+        ({"completion": "#### 6\n\nQ: #### 7", "answer": "6"}, ["--stop", r"\n\nQ"], "wrong_answer", "correct"),
+    ],
+)
+def test_policies(row: dict[str, str], options: list[str], before: str, after: str) -> None:
+    data = json.dumps(row).encode()
+    for given, verdict in (([], before), (options, after)):
+        done = rftfast("verify", "-", *given, stdin=data)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["verdict"] == verdict
+        assert json.loads(done.stdout)["completion"] == row["completion"]
+
+
+def test_bad_rows_are_named_and_nothing_is_written(tmp_path: Path) -> None:
+    good = json.dumps(ROWS[0]).encode() + b"\n"
+    out = tmp_path / "out.jsonl"
+    out.write_text("old")
+    for line, words in (
+        (b"{", "line 1002: invalid JSON"),
+        (b"[1]", "line 1002: expected a JSON object"),
+        (b'{"completion": "\xff"}', "line 1002: not UTF-8"),
+        (b'{"completion": "x"}', "line 1002: no column 'answer'"),
+        (b'{"answer": "1"}', "line 1002: no column 'completion' or 'response'"),
+        (b'{"completion": null, "answer": "1"}', "line 1002: 'completion' is null"),
+        (b'{"completion": "x", "answer": "plenty"}', "line 1002: the gold answer 'plenty' holds no number"),
+        (b"[" * 100_000, "line 1002: JSON that cannot be used"),
+    ):
+        refused(f"standard input, {words}", "verify", "-", "-o", out, stdin=good * 1000 + b"\n" + line + b"\n" + good)
+    assert out.read_text() == "old"
+    refused("no rows", "verify", "-")
+    refused("nowhere.jsonl: cannot be read", "verify", tmp_path / "nowhere.jsonl")
+    refused("marker is 'middle'", "verify", "-", "--marker", "middle", stdin=good)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    def row(i: int) -> str:  # all different, so that what is remembered of them shows
+        text = "word " * 400 + f"<<{i}+1={i + 1}>>\n#### {i + 1}"
+        return json.dumps({"completion": text, "answer": str(i + 1)}) + "\n"
+
+    peaks = []
+    for count in (2_000, 30_000):  # 4 MB and 60 MB
+        file = tmp_path / f"{count}.jsonl"
+        file.write_text("".join(row(i) for i in range(count)))
+        code = (
+            "from rftfast.cli.main import app; "
+            f"app(['verify', {str(file)!r}, '-o', '/dev/null'], standalone_mode=False); "
+            # The peak of this program alone; getrusage would count the process it was started from, too.
+            "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, check=True)
+        peaks.append(int(done.stdout))
+    assert peaks[1] < peaks[0] + 15_000, peaks  # KiB
+
+
+def test_a_reader_that_goes_away_is_no_crash(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "in.jsonl", ROWS[:1] * 20_000)
+    command = f"{sys.executable} -m rftfast.cli.main verify {file} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert json.loads(done.stdout)["verdict"] == "correct"
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+def test_torch_is_not_loaded() -> None:
+    code = (
+        "import sys, io; from rftfast.cli.main import app; import rftfast.verify.rows, rftfast.pipeline.files; "
+        "print([m for m in ('torch', 'transformers', 'matplotlib', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

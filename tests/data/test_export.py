@@ -1,0 +1,162 @@
+"""Training files: their columns, and that the datasets library and TRL's own checks take them as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rftfast.data.export import write_jsonl, write_parquet
+from rftfast.errors import UserError
+from rftfast.pipeline.files import export_pool
+from rftfast.select.pairs import preference_pairs
+from rftfast.select.training_rows import select_question
+from rftfast.select.union import Pool
+from tests.made_runs import QUESTIONS, make_run, random_run, read_jsonl
+
+
+def export(sources: list[Path], out: Path, form: str, **options: Any) -> list[dict[str, Any]]:
+    pool_options = {"questions": options.pop("questions", ())}
+    with Pool([str(source) for source in sources], **pool_options) as pool:
+        totals = export_pool(pool, out, form, **options)
+    rows = read_jsonl(out)
+    assert len(rows) == totals.rows
+    return rows
+
+
+def test_prompt_completion(tmp_path: Path) -> None:
+    run = random_run(tmp_path / "run")
+    rows = export([run], tmp_path / "out.jsonl", "prompt-completion")
+    stored = read_jsonl(run / "rft.jsonl")
+    assert rows == [{"prompt": row["prompt"], "completion": row["completion"]} for row in stored]
+
+
+def test_messages_hold_the_question_alone(tmp_path: Path) -> None:
+    rows = export([random_run(tmp_path / "run")], tmp_path / "out.jsonl", "messages")
+    assert rows[0] == {
+        "messages": [
+            {"role": "user", "content": QUESTIONS[0].question},
+            {"role": "assistant", "content": QUESTIONS[0].answer},
+        ]
+    }
+    assert {tuple(m["role"] for m in row["messages"]) for row in rows} == {("user", "assistant")}
+
+
+def test_messages_of_a_chat_run_need_the_questions(tmp_path: Path) -> None:
+    text = "{question}\n\nStep by step."
+    config = {"prompt": {"template": "chat", "text": text}}
+    run = random_run(tmp_path / "run", config=config)
+    with pytest.raises(UserError, match=r"'q1'.*--questions"):
+        export([run], tmp_path / "out.jsonl", "messages")
+    assert not (tmp_path / "out.jsonl").exists()
+    rows = export([run], tmp_path / "out.jsonl", "messages", questions=QUESTIONS)
+    assert rows[0]["messages"][0]["content"] == f"{QUESTIONS[0].question}\n\nStep by step."
+
+
+@pytest.mark.parametrize("rejected", ["random", "farthest"])
+def test_preference_pairs(tmp_path: Path, rejected: str) -> None:
+    run = random_run(tmp_path / "run")
+    rows = export([run], tmp_path / "out.jsonl", "preference", rejected=rejected)
+    assert len(rows) > len(QUESTIONS)
+    assert all(list(row) == ["prompt", "chosen", "rejected"] for row in rows)
+    kept = {(row["prompt"], row["completion"]) for row in read_jsonl(run / "rft.jsonl") if row["source"] == "sample"}
+    assert {(row["prompt"], row["chosen"]) for row in rows} <= kept
+    gold = {f"Question: {q.question}\nAnswer:": q.answer.rsplit(" ", 1)[1] for q in QUESTIONS}
+    for row in rows:
+        assert row["chosen"].endswith(f"#### {gold[row['prompt']]}")
+        assert "####" in row["rejected"] and not row["rejected"].endswith(f"#### {gold[row['prompt']]}")
+    used = [(row["prompt"], row["rejected"]) for row in rows]
+    assert len(used) == len(set(used))  # each wrong path once
+
+
+def test_the_farthest_is_taken_first_and_once(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "run",
+        {"q1": ["<<1+2=3>>\n#### 3", "<<2+1=3>>\n#### 3", "#### 4", "a longer text, much longer\n#### 5"]},
+    )
+    with Pool([str(run)]) as pool:
+        (question,) = pool
+    pairs = preference_pairs(select_question(question), "farthest")
+    assert [(a.sample_index, b.sample_index) for a, b in pairs] == [(0, 3), (1, 2)]
+
+
+def test_random_pairs_depend_on_seed_and_question_alone(tmp_path: Path) -> None:
+    one = random_run(tmp_path / "one")
+    other = random_run(tmp_path / "other", arrival=5, questions=QUESTIONS[:3])
+    rows = export([one], tmp_path / "a", "preference", seed=1)
+    assert rows == export([one], tmp_path / "b", "preference", seed=1)
+    assert rows != export([one], tmp_path / "c", "preference", seed=2)
+    prompts = {f"Question: {q.question}\nAnswer:" for q in QUESTIONS[:3]}
+    assert export([other], tmp_path / "d", "preference", seed=1) == [r for r in rows if r["prompt"] in prompts]
+
+
+def test_no_pair_at_all_is_an_error(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {"q1": ["<<1+2=3>>\n#### 3", "#### 3", "no answer"]})
+    with pytest.raises(UserError, match="no pair"):
+        export([run], tmp_path / "out", "preference")
+
+
+def test_parquet(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra 'parquet' is not installed")
+    run = random_run(tmp_path / "run")
+    with Pool([str(run)]) as pool:
+        totals = export_pool(pool, tmp_path / "out.parquet", "parquet")
+    rows = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert len(rows) == totals.rows
+    wanted = [
+        {
+            "prompt": row["prompt"],
+            "completion": row["completion"],
+            "question_id": row["question_id"],
+            "source": row["source"],
+            "model": "m" if row["source"] == "sample" else None,
+            "sample_index": row.get("sample_index"),
+        }
+        for row in read_jsonl(run / "rft.jsonl")
+    ]
+    assert rows == wanted
+
+
+def test_texts_that_are_no_valid_unicode(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="the extra 'parquet' is not installed")
+    row = {"prompt": "p", "completion": "half \ud83d \0 é\u2028"}
+    assert write_jsonl(tmp_path / "out.jsonl", [row]) == 1
+    assert read_jsonl(tmp_path / "out.jsonl") == [row]
+    assert write_parquet(tmp_path / "out.parquet", [row]) == 1
+
+
+@pytest.mark.parametrize("form", ["prompt-completion", "messages", "preference", "parquet"])
+def test_the_datasets_library_reads_it(tmp_path: Path, form: str) -> None:
+    datasets = pytest.importorskip("datasets", reason="the extra 'hub' is not installed")
+    run = random_run(tmp_path / "run")
+    out = tmp_path / f"out.{form}"
+    with Pool([str(run)]) as pool:
+        totals = export_pool(pool, out, form)
+    kind = "parquet" if form == "parquet" else "json"
+    table = datasets.load_dataset(kind, data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(table) == totals.rows
+    columns = {
+        "prompt-completion": ["prompt", "completion"],
+        "messages": ["messages"],
+        "preference": ["prompt", "chosen", "rejected"],
+        "parquet": ["prompt", "completion", "question_id", "source", "model", "sample_index"],
+    }
+    assert table.column_names == columns[form]
+    assert json.dumps(table[0])
+
+
+def test_bad_choices(tmp_path: Path) -> None:
+    run = random_run(tmp_path / "run", k=2)
+    for options, words in (
+        ({"form": "csv"}, "format is 'csv'"),
+        ({"form": "preference", "rejected": "nearest"}, "rejected is 'nearest'"),
+        ({"form": "messages", "key": "x"}, "key is 'x'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            export([run], tmp_path / "out", **options)
+    with pytest.raises(UserError, match="is a folder"):
+        export([run], tmp_path, "messages")
+    with pytest.raises(UserError, match="cannot write"):
+        export([run], tmp_path / "no" / "such" / "file", "messages")
