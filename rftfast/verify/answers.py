@@ -96,14 +96,20 @@ def parse_gold(gold: str, marker: str = "last", markers: tuple[str, ...] = MARKE
     return value
 
 
-def _boxed(text: str, start: int) -> Fraction | None:
-    """The number in the braces that open just before ``start``."""
+def in_braces(text: str, start: int, limit: int) -> str | None:
+    """What stands in the braces that open just before ``start``; None if they do not close within ``limit`` characters."""
     depth = 1
-    for at in range(start, min(start + _MAX_BOX, len(text))):
+    for at in range(start, min(start + limit, len(text))):
         if text[at] == "{":
             depth += 1
         elif text[at] == "}":
             depth -= 1
             if depth == 0:
-                return parse_number(_LATEX_SPACES.sub("", text[start:at]))
+                return text[start:at]
     return None
+
+
+def _boxed(text: str, start: int) -> Fraction | None:
+    """The number in the braces that open just before ``start``."""
+    inside = in_braces(text, start, _MAX_BOX)
+    return None if inside is None else parse_number(_LATEX_SPACES.sub("", inside))

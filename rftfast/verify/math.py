@@ -56,7 +56,7 @@ def final_answer(text: str, marker: str = "last", markers: tuple[str, ...] = ans
     """
     text = text.split("\0", 1)[0]
     for box, start in answers.marks(text, marker, markers):
-        inside = _in_braces(text, start) if box else _line(text, start)
+        inside = (answers.in_braces(text, start, _MAX_BOX) or "").strip() if box else _line(text, start)
         if inside:
             return FinalAnswer(inside, _number(inside, whole=box))
     return None
@@ -153,16 +153,3 @@ def _line(text: str, start: int) -> str:
     if len(line) > 1 and line[0] == line[-1] == "$":
         line = line[1:-1]
     return line.removeprefix("\\(").removesuffix("\\)").strip()
-
-
-def _in_braces(text: str, start: int) -> str | None:
-    """What stands in the braces that open just before ``start``; None if they do not close soon."""
-    depth = 1
-    for at in range(start, min(start + _MAX_BOX, len(text))):
-        if text[at] == "{":
-            depth += 1
-        elif text[at] == "}":
-            depth -= 1
-            if depth == 0:
-                return text[start:at].strip()
-    return None

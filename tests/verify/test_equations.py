@@ -140,8 +140,9 @@ def python_says(equation: str) -> bool:
 
 
 def cheap(equation: str) -> bool:
-    """No power or shift that Python would work on for long."""
-    return equation.count("**") <= 1 and "<<" not in equation and not re.search(r"\*\*[^=]*\d{4}", equation)
+    """No power or shift that Python would work on for long, or whose value passes the evaluator's documented 4,096 bits:
+    with an exponent below 100 even a product of three operands stays below that."""
+    return equation.count("**") <= 1 and "<<" not in equation and not re.search(r"\*\*[^=]*\d{3}", equation)
 
 
 operands = st.one_of(
