@@ -32,7 +32,19 @@ def sample(
     ),
     shots: int = typer.Option(None, min=0, help="Worked examples in the prompt. Default: the template's own number."),
     exemplars: str = typer.Option(None, help="File the examples come from. Default: 8 bundled ones."),
-    k: int = typer.Option(100, help="Paths a question."),
+    k: int = typer.Option(100, help="Paths a question; with --budget, on average."),
+    budget: bool = typer.Option(
+        False, help="Adaptive k: questions that yield no new paths give their samples to those that do."
+    ),
+    k_floor: int = typer.Option(None, min=1, help="With --budget: samples each question gets. Default: k / 4."),
+    k_cap: int = typer.Option(None, min=1, help="With --budget: samples a question gets at most. Default: 4 k."),
+    early_stop: bool = typer.Option(
+        True,
+        help="End a path at its first false equation and after the line of its answer. Off where whole wrong "
+        "answers are wanted (rftfast rollout).",
+    ),
+    math: bool = typer.Option(False, help="Compare answers that are no plain number as LaTeX (extra 'math')."),
+    token_ids: bool = typer.Option(False, help="Store each path's token ids: parts about three times as large."),
     prefix_share: bool = typer.Option(
         True, help="Compute and store a shared prompt once for all of its paths. Off is for comparisons."
     ),
@@ -83,6 +95,12 @@ def sample(
             max_tokens=max_tokens,
             seed=seed,
             limit=limit,
+            early_stop=early_stop,
+            budget=budget,
+            k_floor=k_floor,
+            k_cap=k_cap,
+            token_ids=token_ids,
+            math=math,
         )
     )
     path = out or _fresh(model)
@@ -124,7 +142,7 @@ def _show_job(console: Console, job: Job, path: Path, engine: dict[str, Any]) ->
     sharing = "shared prefixes" if engine["prefix_share"] else "no sharing"
     source = o.questions or "bundled"
     console.print(f"[bold]model[/]      {o.model} ({job.config.family}, {job.config.layers} layers)", highlight=False)
-    console.print(f"[bold]questions[/]  {len(job.questions)} ({source}), k = {o.k}, {sharing}", highlight=False)
+    console.print(f"[bold]questions[/]  {len(job.questions)} ({source}), {_samples(job)}, {sharing}", highlight=False)
     console.print(
         f"[bold]prompt[/]     {job.template.name}, {len(job.shots)} shots; temperature {o.temperature}{filters}, "
         f"at most {o.max_tokens} new tokens, seed {o.seed}",
@@ -133,6 +151,12 @@ def _show_job(console: Console, job: Job, path: Path, engine: dict[str, Any]) ->
     console.print(f"[bold]run[/]        {path}", highlight=False)
     for note in job.config.notes:
         console.print(f"[yellow]note[/]       {note}", highlight=False)
+
+
+def _samples(job: Job) -> str:
+    b = job.budget
+    stop = ", early stop" if job.options.early_stop else ""
+    return (f"k = {job.options.k}" if b is None else f"k = {b.k} on average, {b.floor} to {b.cap}") + stop
 
 
 def _show_memory(console: Console, plan: MemoryPlan) -> None:
@@ -252,6 +276,20 @@ def _summary(console: Console, stored: dict[str, Any], progress: Progress, path:
         f"{_percent(progress.saved_share, 1)} of all tokens ({progress.computed_prompt_tokens:,} prompt tokens computed "
         f"instead of {progress.prompt_tokens:,})",
     )
+    if progress.stopped:
+        whole = progress.tokens + progress.stop_saved_tokens
+        table.add_row(
+            "saved by early stop",
+            "",
+            f"about {progress.stop_saved_tokens:,.0f} new tokens ({_percent(progress.stop_saved_tokens, whole)}), "
+            f"{progress.stopped:,} paths stopped",
+        )
+    if progress.margin is not None:
+        table.add_row(
+            "adaptive k",
+            f"{stored['fewest']} to {stored['most']} samples a question",
+            f"the last samples dealt promised {progress.margin:.3f} new paths each",
+        )
     console.print(table)
     console.print(f"training rows: {path / 'rft.jsonl'}", highlight=False)
 

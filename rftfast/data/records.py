@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 VERDICTS = ("correct", "wrong_answer", "wrong_equation", "no_answer", "truncated", "timeout")
-FINISH_REASONS = ("eos", "stop", "length")
+FINISH_REASONS = ("eos", "stop", "length", "false_equation", "answered")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Completion:
 
     ``text`` is cut before the stop string; ``token_ids`` are all tokens drawn, the EOS or the tokens of the stop string
     included. ``logprob`` is the sum over ``token_ids`` of the natural-log probability under the model itself
-    (temperature 1, nothing cut off).
+    (temperature 1, nothing cut off). ``finish_reason``: an EOS, a stop string, the most tokens allowed, or early stop,
+    which ends a path where an equation has closed that is false, or where the line with the final answer is complete.
     """
 
     question_id: str

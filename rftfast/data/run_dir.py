@@ -253,7 +253,7 @@ class RunDir:
 
 def summarize(path: str | Path) -> dict[str, Any]:
     """Figures over a run directory: ``questions``, ``samples``, ``accepted`` (verdict correct), ``distinct`` (kept paths),
-    ``solved`` (questions with an accepted sample), ``tokens`` and, under ``verdicts``, how often each verdict was given.
+    ``solved`` (questions with an accepted sample), ``tokens``, ``fewest`` and ``most`` (samples of a question) and, under ``verdicts``, how often each verdict was given.
     """
     return _summary(_figures(question) for question in RunDir.read_questions(path))
 
@@ -273,10 +273,13 @@ def _figures(question: StoredQuestion) -> Counter[str]:
 
 def _summary(figures: Iterable[Counter[str]]) -> dict[str, Any]:
     total: Counter[str] = Counter()
+    samples: set[int] = set()
     for counts in figures:
         total.update(counts)
+        samples.add(counts["samples"])
     names = ("questions", "samples", "accepted", "distinct", "solved", "tokens")
     verdicts = {
         name.removeprefix("verdict "): count for name, count in sorted(total.items()) if name.startswith("verdict ")
     }
-    return {**{name: total[name] for name in names}, "verdicts": verdicts}
+    spread = {"fewest": min(samples, default=0), "most": max(samples, default=0)}
+    return {**{name: total[name] for name in names}, **spread, "verdicts": verdicts}

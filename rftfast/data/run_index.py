@@ -70,6 +70,20 @@ class RunIndex:
         return list(found)
 
 
+class StoredQuestions:
+    """Reads stored questions of a run that is at work; the parts are looked through when the first one is asked for."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._index: RunIndex | None = None
+
+    def read(self, question_id: str) -> StoredQuestion:
+        """Raises as :class:`RunIndex`."""
+        if self._index is None or question_id not in self._index:
+            self._index = RunIndex(self._path)
+        return self._index.read(question_id)
+
+
 def _heads(part: Path) -> Iterator[tuple[str, int, int, int]]:
     """``(question id, line from 1, offset, length in bytes)`` of each question of a part."""
     head: tuple[str, int, int] | None = None

@@ -74,7 +74,8 @@ class Generation:
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    finish_reason: str  # eos, stop or length
+    finish_reason: str
+    """eos, stop, length, or the word of the monitor that ended it."""
 
     @property
     def logprob(self) -> float:

@@ -12,6 +12,7 @@ import torch
 
 from rftfast import ops as operations
 from rftfast.engine.memory import MemoryPlan, human, parse_bytes, plan_memory
+from rftfast.engine.monitor import Monitor, Watch
 from rftfast.engine.params import Generation, Request, SamplingParams
 from rftfast.engine.rng import sample_key
 from rftfast.engine.runner import Noise, Runner
@@ -28,6 +29,7 @@ from rftfast.models.weights import load_weights
 from rftfast.ops.kv import KVPool
 from rftfast.ops.linear import MAX_ROWS
 
+_END = object()
 _DTYPES = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32, "fp32": torch.float32}
 
 
@@ -94,6 +96,7 @@ class Sampler:
         self.runner = Runner(decoder, self.pool, self.tree, self.scheduler.max_running, max_rows)
         self._token_bytes: list[bytes] | None = None
         self._stops: dict[tuple[str, ...], StopStrings] = {}
+        self._watch: Watch | None = None
         self._steps = self._decode_rows = self._finished = 0
         self._schedule_seconds = self._host_seconds = 0.0
 
@@ -167,24 +170,31 @@ class Sampler:
             paths.sort(key=lambda g: g.sample_index)
         return [results[name] for name in names]
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Generation]:
+    def stream(self, requests: Iterable[Request | None], monitor: Monitor | None = None) -> Iterator[Generation]:
         """Paths as they finish. ``requests`` is read as room appears, so it may be as long as you like.
 
+        A source that waits for paths of its own before it knows what to ask for next gives None: "nothing now", and is
+        asked again after the next step. ``monitor`` may end paths early (``rftfast.engine.monitor``).
         One stream at a time: raises UserError while another one of this sampler is neither exhausted nor closed.
         """
         if self.scheduler.busy:
             raise UserError("this sampler is still drawing: exhaust or close its other stream first")
+        self._watch = None if monitor is None else Watch(monitor, self._vocabulary_bytes())
         source = iter(requests)
         more = True
         try:
             while True:
                 while more and len(self.scheduler.waiting) < self.scheduler.max_running:
-                    request = next(source, None)
-                    if request is None:
+                    request = next(source, _END)
+                    if request is _END:
                         more = False
+                    elif request is None:
+                        break
                     else:
+                        assert isinstance(request, Request)
                         self._add(request)
                 if not self.scheduler.busy:
+                    assert not more, "the source waits for paths and none is being drawn"
                     return
                 yield from self._step()
         finally:
@@ -225,10 +235,13 @@ class Sampler:
 
     def _stop_strings(self, stops: tuple[str, ...]) -> StopStrings:
         if stops not in self._stops:
-            if self._token_bytes is None:
-                self._token_bytes = self.tokenizer.token_bytes(self.config.vocab_size)
-            self._stops[stops] = StopStrings(stops, self._token_bytes)
+            self._stops[stops] = StopStrings(stops, self._vocabulary_bytes())
         return self._stops[stops]
+
+    def _vocabulary_bytes(self) -> list[bytes]:
+        if self._token_bytes is None:
+            self._token_bytes = self.tokenizer.token_bytes(self.config.vocab_size)
+        return self._token_bytes
 
     def _step(self) -> list[Generation]:
         begin = time.perf_counter()
@@ -268,6 +281,10 @@ class Sampler:
             return "eos"
         if path.stops is not None and path.stops.found(sequence.tokens, sequence.prompt_length):
             return "stop"
+        if self._watch is not None:
+            word = self._watch.verdict(path.request.name, path.sample_index, sequence.tokens, sequence.prompt_length)
+            if word:
+                return word
         return "length" if sequence.drawn >= sequence.max_tokens else None
 
     def _generation(self, sequence: SequenceState, path: _Path, reason: str) -> Generation:

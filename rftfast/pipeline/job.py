@@ -19,7 +19,8 @@ from rftfast.models.config import ModelConfig
 from rftfast.models.resolve import fingerprint as fingerprint_model
 from rftfast.models.resolve import resolve
 from rftfast.models.tokenizer import Tokenizer
-from rftfast.verify import Policy, parse_gold
+from rftfast.pipeline.budget import WINDOW, Budget
+from rftfast.verify import Policy, math, parse_gold
 
 _MEASURED_PROMPTS = 256  # prompts tokenised for an estimate
 
@@ -41,6 +42,16 @@ class SampleOptions:
     max_tokens: int = 256
     seed: int = 0
     limit: int | None = None
+    early_stop: bool = False
+    """End a path at its first false equation and after the line of its answer. Never for evaluation."""
+    budget: bool = False
+    """Adaptive k: ``k`` is an average, and samples go where new paths are found (``rftfast.pipeline.budget``)."""
+    k_floor: int | None = None
+    k_cap: int | None = None
+    token_ids: bool = False
+    """Store each path's token ids."""
+    math: bool = False
+    """Compare answers that are no plain number as LaTeX (``rftfast.verify.math``)."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,7 @@ class Job:
     shots: tuple[Question, ...]
     params: SamplingParams
     policy: Policy
+    budget: Budget | None = None
 
     def prompt(self, question: Question, *, shots: bool = True) -> str:
         """The text before the completion; without ``shots`` as a training row has it."""
@@ -67,9 +79,13 @@ class Job:
     def tokens(self, question: Question) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(self.prompt(question), add_special=not self.template.chat))
 
+    def request(self, question: Question, samples: tuple[int, ...] | None = None) -> Request:
+        """``samples``: the sample indices to draw; all k by default."""
+        return Request(question.id, self.tokens(question), self.params, samples)
+
     def requests(self, questions: Sequence[Question]) -> Iterator[Request]:
         for question in questions:
-            yield Request(question.id, self.tokens(question), self.params)
+            yield self.request(question)
 
     def longest_prompt(self) -> Question:
         """The question whose prompt is longest in characters: it fails first, so it is tried first."""
@@ -88,8 +104,13 @@ class Job:
             "min_p": o.min_p,
             "max_tokens": o.max_tokens,
             "seed": o.seed,
-            "verify": {"marker": self.policy.marker, "equations": self.policy.equations, "bare": self.policy.bare},
+            "verify": {"marker": self.policy.marker, "equations": self.policy.equations, "bare": self.policy.bare}
+            | ({"math": True} if self.policy.math else {}),
             "select": "reference",
+            # Only where they are on, so that run directories from before they existed go on.
+            **({"early_stop": True} if o.early_stop else {}),
+            **({"budget": {"floor": b.floor, "cap": b.cap, "window": WINDOW}} if (b := self.budget) else {}),
+            **({"token_ids": True} if o.token_ids else {}),
         }
 
     def fingerprints(self) -> dict[str, str]:
@@ -130,12 +151,11 @@ def prepare(options: SampleOptions) -> Job:
         seed=options.seed,
     )
     questions = load_questions(options.questions, limit=options.limit)
-    policy = Policy()
-    for question in questions:
-        try:
-            parse_gold(question.answer, markers=policy.markers)
-        except UserError as error:
-            raise UserError(f"question {question.id} ({question.question[:50]!r}): {error}") from None
+    policy = Policy(math=options.math)
+    budget = Budget.of(options.k, options.k_floor, options.k_cap) if options.budget else None
+    if not options.budget and (options.k_floor, options.k_cap) != (None, None):
+        raise UserError("--k-floor and --k-cap bound an adaptive k: give --budget, too")
+    _check_golds(questions, policy)
     count = template.shots if options.shots is None else options.shots
     if count and not template.takes_shots:
         raise UserError(f"prompt '{template.name}' takes no shots: leave --shots out or use --prompt gsm8k")
@@ -145,7 +165,18 @@ def prepare(options: SampleOptions) -> Job:
     tokenizer = Tokenizer.from_folder(folder)
     if template.chat and not tokenizer.has_chat_template:
         raise UserError(f"{options.model} has no chat template: use --prompt gsm8k or alpaca")
-    return Job(options, folder, config, tokenizer, tuple(questions), template, tuple(shots), params, policy)
+    return Job(options, folder, config, tokenizer, tuple(questions), template, tuple(shots), params, policy, budget)
+
+
+def _check_golds(questions: Sequence[Question], policy: Policy) -> None:
+    for question in questions:
+        try:
+            if policy.math:
+                math.check_gold(question.answer, policy)
+            else:
+                parse_gold(question.answer, policy.marker, policy.markers)
+        except UserError as error:
+            raise UserError(f"question {question.id} ({question.question[:50]!r}): {error}") from None
 
 
 def versions() -> dict[str, str]:

@@ -1,21 +1,24 @@
-"""Runs a sampling job: paths stream out of the engine, are verified as they come, and a question whose k paths are all
-there is folded into its distinct ones and handed to the run directory."""
+"""Runs a sampling job: paths stream out of the engine, are verified beside it, and a question whose paths are all there is
+folded into its distinct ones and handed to the run directory."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rftfast.data.records import Completion, Question, Verdict
 from rftfast.data.run_dir import RunDir
-from rftfast.engine.params import Generation
+from rftfast.data.run_index import StoredQuestions
+from rftfast.engine.params import Generation, Request
 from rftfast.engine.sampler import Sampler
+from rftfast.pipeline.adaptive import AdaptiveDraws
+from rftfast.pipeline.early_stop import SavedTokens
 from rftfast.pipeline.job import Job, versions
-from rftfast.select import select_paths
-from rftfast.verify import verify
+from rftfast.pipeline.judge import Judge
+from rftfast.select import equation_key, select_paths
 
 _METRICS_EVERY_S = 10.0
 
@@ -40,6 +43,12 @@ class Progress:
     """Prompt tokens as if each sample had its own."""
     computed_prompt_tokens: int = 0
     preemptions: int = 0
+    stopped: int = 0
+    """Paths that early stop ended."""
+    stop_saved_tokens: float = 0.0
+    """Tokens these would still have drawn, estimated (``early_stop.SavedTokens``)."""
+    margin: float | None = None
+    """Adaptive k: expected new paths of the last samples dealt, averaged over the finished windows."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -66,11 +75,15 @@ class Progress:
 
 @dataclass
 class _Open:
-    """A question some of whose paths are still being drawn."""
+    """A question some of whose paths are still being drawn or judged."""
 
     question: Question
     completions: list[Completion] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    wanted: int = 0
+    """Paths asked for and not judged yet."""
+    arrived: list[Generation] = field(default_factory=list)
+    """Those of them that are there."""
 
 
 def open_run(job: Job, sampler: Sampler, path: Path, notes: Mapping[str, Any]) -> RunDir:
@@ -81,7 +94,9 @@ def open_run(job: Job, sampler: Sampler, path: Path, notes: Mapping[str, Any]) -
     sampler.check_request(next(job.requests([job.longest_prompt()])))
     dtype = str(sampler.decoder.dtype).removeprefix("torch.")
     identity = job.identity() | {"dtype": dtype, "invariant": sampler.invariant}
-    return RunDir.open(path, identity, job.fingerprints(), versions(), notes={"model": job.options.model, **notes})
+    notes = {"model": job.options.model, **notes}
+    token_ids = job.options.token_ids
+    return RunDir.open(path, identity, job.fingerprints(), versions(), notes=notes, token_ids=token_ids)
 
 
 def run(job: Job, sampler: Sampler, directory: RunDir, report: Callable[[Progress], None]) -> Progress:
@@ -89,68 +104,112 @@ def run(job: Job, sampler: Sampler, directory: RunDir, report: Callable[[Progres
 
     Raises UserError (a full disk, a prompt that does not fit); whole questions finished before it are stored.
     """
-    done = directory.done()
-    todo = [q for q in job.questions if q.id not in done]
-    progress = Progress(len(job.questions), len(job.questions) - len(todo), job.options.k)
-    waiting = {q.id: _Open(q) for q in todo}
-    start = last_metrics = time.monotonic()
-    for generation in sampler.stream(job.requests(todo)):
-        entry = waiting[generation.name]
-        completion, verdict = _verified(job, entry.question, generation)
-        entry.completions.append(completion)
-        entry.verdicts.append(verdict)
-        if len(entry.completions) == job.options.k:
-            progress.distinct += _store(job, directory, waiting.pop(generation.name))
-            progress.questions_done += 1
-        now = time.monotonic()
-        _count(progress, sampler, generation, verdict, now - start)
-        if now - last_metrics >= _METRICS_EVERY_S:
-            directory.metrics(_metrics(progress))
-            last_metrics = now
-        report(progress)
-    assert not waiting, f"{len(waiting)} questions were left unfinished"
+    with Judge(job) as judge:
+        work = _Run(job, sampler, directory, judge)
+        monitor = judge.online if job.options.early_stop else None
+        last_metrics = time.monotonic()
+        try:
+            for generation in sampler.stream(work.requests(), monitor):
+                work.take(generation)
+                now = time.monotonic()
+                if now - last_metrics >= _METRICS_EVERY_S:
+                    directory.metrics(_metrics(work.progress))
+                    last_metrics = now
+                report(work.progress)
+        finally:  # also what was drawn before an error or an interrupt is judged and handed in
+            work.settle(wait=True)
+    assert not work.waiting, f"{len(work.waiting)} questions were left unfinished"
+    report(work.progress)
     directory.finish([q.id for q in job.questions])
-    directory.metrics({"event": "finished", **_metrics(progress)})
-    return progress
+    directory.metrics({"event": "finished", **_metrics(work.progress)})
+    return work.progress
 
 
-def _verified(job: Job, question: Question, generation: Generation) -> tuple[Completion, Verdict]:
-    text = job.template.clean(generation.text)
-    truncated = generation.finish_reason == "length"
-    completion = Completion(
-        question.id,
-        generation.sample_index,
-        text,
-        generation.token_ids,
-        generation.logprob,
-        generation.finish_reason,
-    )
-    return completion, verify(text, question.answer, job.policy, truncated=truncated)
+class _Run:
+    """One process's share of a run: asks for paths, gathers them, has them judged, hands whole questions in."""
 
+    def __init__(self, job: Job, sampler: Sampler, directory: RunDir, judge: Judge) -> None:
+        self.job, self.sampler, self.directory, self.judge = job, sampler, directory, judge
+        done = directory.done()
+        todo = [q for q in job.questions if q.id not in done]
+        self.waiting = {q.id: _Open(q) for q in todo}
+        self.progress = Progress(len(job.questions), len(job.questions) - len(todo), job.options.k)
+        self._todo = todo
+        self._start = time.monotonic()
+        self._saved = SavedTokens(job.options.max_tokens)
+        self._drawing = 0
+        """Paths asked of the engine that have not come back."""
+        self._adaptive: AdaptiveDraws | None = None
+        if job.budget is not None:
+            stored = StoredQuestions(directory.path)
+            self._adaptive = AdaptiveDraws(
+                job.questions, job.budget, job.request, done, stored.read, self._store_window
+            )
 
-def _store(job: Job, directory: RunDir, entry: _Open) -> int:
-    """Selects in sample order, hands the question in; returns how many paths were kept."""
-    order = sorted(range(len(entry.completions)), key=lambda i: entry.completions[i].sample_index)
-    completions = [entry.completions[i] for i in order]
-    verdicts = [entry.verdicts[i] for i in order]
-    good = [i for i, verdict in enumerate(verdicts) if verdict.correct]
-    chosen = select_paths([completions[i].text for i in good], equations=[verdicts[i].equations for i in good])
-    kept = [completions[good[i]].sample_index for i in chosen]
-    prompt = job.prompt(entry.question, shots=False)
-    directory.add(entry.question, completions, verdicts, kept, prompt=prompt, begin=job.template.begin)
-    return len(kept)
+    def requests(self) -> Iterator[Request | None]:
+        for request in self.job.requests(self._todo) if self._adaptive is None else self._adaptive:
+            if request is not None:
+                entry = self.waiting[request.name]
+                entry.wanted += len(request.indices())
+                self._drawing += len(request.indices())
+                yield request
+            elif self._drawing:
+                yield None
+            else:  # what the next round waits for is being judged
+                assert self.judge.busy, "a round waits for paths that nobody draws"
+                self.settle(wait=True)
 
+    def take(self, generation: Generation) -> None:
+        """A path has come out of the engine."""
+        self._drawing -= 1
+        entry = self.waiting[generation.name]
+        entry.arrived.append(generation)
+        self._saved.add(len(generation.token_ids), generation.finish_reason)
+        if len(entry.arrived) == entry.wanted:
+            self.judge.submit(entry.question, sorted(entry.arrived, key=lambda g: g.sample_index))
+            entry.arrived, entry.wanted = [], 0
+        self._count(generation)
+        self.settle(wait=False)
 
-def _count(progress: Progress, sampler: Sampler, generation: Generation, verdict: Verdict, seconds: float) -> None:
-    progress.samples += 1
-    progress.tokens += len(generation.token_ids)
-    progress.accepted += verdict.correct
-    progress.truncated += generation.finish_reason == "length"
-    progress.seconds = seconds
-    scheduler = sampler.scheduler
-    progress.prompt_tokens = scheduler.prompt_tokens
-    progress.computed_prompt_tokens = scheduler.prefill_tokens
-    progress.preemptions = scheduler.preemptions
+    def settle(self, wait: bool) -> None:
+        """Takes in what has been judged; with ``wait``, until nothing is left to be judged."""
+        for name, completions, verdicts in self.judge.results(wait):
+            entry = self.waiting[name]
+            entry.completions += completions
+            entry.verdicts += verdicts
+            self.progress.accepted += sum(verdict.correct for verdict in verdicts)
+            if self._adaptive is None:
+                self._store(name)
+            else:
+                self._adaptive.arrived(name, [equation_key(v.equations) if v.correct else None for v in verdicts])
+                self.progress.margin = self._adaptive.margin
+
+    def _store_window(self, names: list[str]) -> None:
+        for name in names:
+            self._store(name)
+
+    def _store(self, name: str) -> None:
+        """Selects in sample order and hands the question in."""
+        entry = self.waiting.pop(name)
+        completions, verdicts = entry.completions, entry.verdicts
+        good = [i for i, verdict in enumerate(verdicts) if verdict.correct]
+        chosen = select_paths([completions[i].text for i in good], equations=[verdicts[i].equations for i in good])
+        kept = [completions[good[i]].sample_index for i in chosen]
+        prompt = self.job.prompt(entry.question, shots=False)
+        self.directory.add(entry.question, completions, verdicts, kept, prompt=prompt, begin=self.job.template.begin)
+        self.progress.distinct += len(kept)
+        self.progress.questions_done += 1
+
+    def _count(self, generation: Generation) -> None:
+        p, scheduler = self.progress, self.sampler.scheduler
+        p.samples += 1
+        p.tokens += len(generation.token_ids)
+        p.truncated += generation.finish_reason == "length"
+        p.seconds = time.monotonic() - self._start
+        p.prompt_tokens = scheduler.prompt_tokens
+        p.computed_prompt_tokens = scheduler.prefill_tokens
+        p.preemptions = scheduler.preemptions
+        p.stopped, p.stop_saved_tokens = self._saved.paths, self._saved.estimate()
 
 
 def _metrics(progress: Progress) -> dict[str, float]:
@@ -167,4 +226,7 @@ def _metrics(progress: Progress) -> dict[str, float]:
         "prompt_tokens": progress.prompt_tokens,
         "computed_prompt_tokens": progress.computed_prompt_tokens,
         "preemptions": progress.preemptions,
+        "stopped": progress.stopped,
+        "stop_saved_tokens": round(progress.stop_saved_tokens),
+        **({} if progress.margin is None else {"margin": round(progress.margin, 5)}),
     }

@@ -123,6 +123,12 @@ def _gold(gold: str, marker: str, markers: tuple[str, ...]) -> FinalAnswer:
     return answer
 
 
+def check_gold(gold: str, policy: Policy) -> None:
+    """Raises ``UserError`` for a gold that ``verify_batch`` would refuse, and where math-verify is not installed."""
+    require_math_verify()
+    _gold(gold, policy.marker, policy.markers)
+
+
 def _at_once(gold: FinalAnswer, answer: FinalAnswer) -> str | None:
     """The verdict that needs no mathematics, or None."""
     if gold.number is not None and answer.number is not None:

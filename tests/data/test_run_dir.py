@@ -46,6 +46,8 @@ def test_layout_and_rows(tmp_path):
         "distinct": 2,
         "solved": 1,
         "tokens": 6,
+        "fewest": 3,
+        "most": 3,
         "verdicts": {"correct": 2, "wrong_answer": 1},
     }
     assert summarize(path) == summary

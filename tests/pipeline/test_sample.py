@@ -42,8 +42,8 @@ class Playback:
     def check_request(self, request: Request) -> None:
         assert request.tokens
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Generation]:
-        waiting = [(r.name, i) for r in requests for i in r.indices()]
+    def stream(self, requests: Iterable[Request | None], monitor: object = None) -> Iterator[Generation]:
+        waiting = [(r.name, i) for r in requests if r is not None for i in r.indices()]
         self.order.shuffle(waiting)
         for name, i in itertools.islice(waiting, self.stop_after):
             reason = "length" if EXPECTED[i] == "truncated" else "stop"

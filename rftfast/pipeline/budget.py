@@ -1,0 +1,139 @@
+"""Adaptive k: a budget of samples goes where new paths are still to be found.
+
+Questions are taken in windows. In each, every question first gets a floor of samples; then, round by round, the samples
+left go to the questions with the highest expected number of new distinct paths for a further sample, until the window's
+budget (k samples a question on average) is spent. That expectation is Good and Turing's: of n samples drawn, those whose
+equation list was seen once, divided by n. What is decided depends on a window's own finished rounds alone, never on which
+path came back first, so a run that was killed decides the same again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rftfast.errors import UserError
+
+WINDOW = 64
+_ROUNDS = 16  # a round's share of what the floor leaves
+_PRIOR_SAMPLES = 30  # how many samples the prior counts for
+
+
+@dataclass(frozen=True)
+class Budget:
+    """k samples a question on average, at least ``floor`` and at most ``cap`` for each."""
+
+    k: int
+    floor: int
+    cap: int
+
+    @classmethod
+    def of(cls, k: int, floor: int | None = None, cap: int | None = None) -> Budget:
+        """Defaults: a quarter of k, and four times k."""
+        return cls(k, max(1, k // 4) if floor is None else floor, 4 * k if cap is None else cap)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.floor <= self.k <= self.cap:
+            raise UserError(
+                f"budget: floor {self.floor}, k {self.k} and cap {self.cap}; they must rise from at least 1 on "
+                "(--k-floor, --k, --k-cap)"
+            )
+
+
+def windows(ids: Sequence[str], size: int = WINDOW) -> list[tuple[str, ...]]:
+    """The questions in their order, ``size`` at a time."""
+    return [tuple(ids[i : i + size]) for i in range(0, len(ids), size)]
+
+
+def expected_new(keys: Iterable[str | None], drawn: int) -> float:
+    """New distinct paths that one further sample is expected to bring.
+
+    ``keys``: the equation lists of the ``drawn`` samples so far, None for those that were not accepted. Good and Turing's
+    estimate is what was seen once over what was drawn. Of few samples it says little (nothing seen once is no end of new
+    ones), so it is drawn towards a smoother guess: a further sample is accepted as often as those so far, and its list is
+    new with probability (1 + d/2) / (1 + m) where m accepted ones had d lists (a Pitman–Yor process of discount 1/2).
+    """
+    seen = Counter(key for key in keys if key is not None)
+    once = sum(count == 1 for count in seen.values())
+    accepted = seen.total()
+    guess = (accepted + 0.5) / (drawn + 1) * (1 + len(seen) / 2) / (1 + accepted)
+    return (once + _PRIOR_SAMPLES * guess) / (drawn + _PRIOR_SAMPLES)
+
+
+class Allocator:
+    """Deals out one window's samples. ``next_round``, then ``record`` for everything in it, and again until it is empty."""
+
+    def __init__(self, ids: Sequence[str], budget: Budget) -> None:
+        self.budget = budget
+        self._left = budget.k * len(ids)
+        self._keys: dict[str, list[str | None]] = {name: [] for name in ids}
+        self._given = dict.fromkeys(ids, 0)
+        self._quota = max(1, (self._left - budget.floor * len(ids)) // _ROUNDS)
+        self.margin: float | None = None
+        """Expected new paths of the last sample that was funded."""
+
+    def next_round(self) -> dict[str, range]:
+        """Sample indices to draw now, by question; empty when the window is done."""
+        assert all(len(keys) == self._given[name] for name, keys in self._keys.items()), "a round is not recorded whole"
+        wanted = self._first() if self._left == self.budget.k * len(self._given) else self._further()
+        round_ = {name: range(self._given[name], self._given[name] + n) for name, n in wanted.items()}
+        for name, n in wanted.items():
+            self._given[name] += n
+            self._left -= n
+        return round_
+
+    def record(self, name: str, keys: Sequence[str | None]) -> None:
+        """The round's results of a question in sample order: an accepted path's equation list, else None."""
+        self._keys[name].extend(keys)
+
+    def given(self) -> Mapping[str, int]:
+        """Samples dealt to each question so far."""
+        return self._given
+
+    def _first(self) -> dict[str, int]:
+        return dict.fromkeys(self._given, self.budget.floor)
+
+    def _further(self) -> dict[str, int]:
+        """A round's samples, one after the other to the question that expects most of its next one.
+
+        Within a round nothing is learnt, so each sample dealt lowers the question's expectation as if it had brought
+        nothing new: by n / (n + 1).
+        """
+        heap: list[tuple[float, int, str]] = []
+        for order, (name, keys) in enumerate(self._keys.items()):
+            if self._given[name] < self.budget.cap:
+                heap.append((-expected_new(keys, len(keys)), order, name))
+        heapq.heapify(heap)
+        wanted: Counter[str] = Counter()
+        for _ in range(min(self._quota, self._left)):
+            if not heap:
+                break
+            expected, order, name = heapq.heappop(heap)
+            self.margin = -expected
+            wanted[name] += 1
+            drawn = self._given[name]
+            if drawn + wanted[name] < self.budget.cap:
+                later = expected * (drawn + wanted[name]) / (drawn + wanted[name] + 1)
+                heapq.heappush(heap, (later, order, name))
+        return dict(wanted)
+
+
+def simulate(recorded: Mapping[str, Sequence[str | None]], budget: Budget, size: int = WINDOW) -> dict[str, int]:
+    """How many samples each question would have been given, played from a recorded run.
+
+    ``recorded``: for each question its samples' equation lists in sample order, None where not accepted. A question's
+    samples end where the record ends: ``budget.cap`` is taken as at most the shortest record. Raises UserError if that is
+    below k.
+    """
+    longest = min(len(keys) for keys in recorded.values())
+    limited = Budget(budget.k, budget.floor, min(budget.cap, longest))
+    given: dict[str, int] = {}
+    for names in windows(list(recorded), size):
+        allocator = Allocator(names, limited)
+        while round_ := allocator.next_round():
+            for name, indices in round_.items():
+                allocator.record(name, recorded[name][indices.start : indices.stop])
+        given.update(allocator.given())
+    return given
