@@ -12,6 +12,8 @@ from rftfast.cli import options
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rftfast.pipeline.budget import Comparison
+
 _BARS = 30
 
 
@@ -22,6 +24,12 @@ def stats(
     ),
     png: Path = typer.Option(None, "--png", help="Also draw them."),
     key: options.Key = "reference",
+    adaptive: int = typer.Option(
+        None,
+        min=1,
+        help="What --budget would have found with this k on average, played from a run's recorded samples, and plain k "
+        "with as many tokens.",
+    ),
     vote: str = typer.Option(
         "value", help="maj@k: value (18 and 18.0 are one vote) or paper (strings behind the first '#### ')."
     ),
@@ -31,12 +39,16 @@ def stats(
     Of several runs, each on its own, and which equation lists one model alone found.
     """
     import json
+    from dataclasses import asdict
 
     from rftfast.data.jsonl import open_output
     from rftfast.select.statistics import statistics
 
+    played = [] if adaptive is None else [(str(source), _play(source, adaptive)) for source in sources]
     with options.open_pool(sources) as pool:
         report = statistics(pool, pool.models, key=key, vote=vote)
+        if played:
+            report["adaptive"] = {name: {**asdict(c), "gain": c.gain} for name, c in played}
         if json_file is not None:
             with open_output(json_file) as file:
                 file.write(json.dumps(report, indent=2).encode() + b"\n")
@@ -48,6 +60,8 @@ def stats(
             from rich.console import Console
 
             _show(Console(), report)
+            for name, comparison in played:
+                _show_adaptive(Console(), name, comparison)
         options.warn(pool)
 
 
@@ -90,6 +104,22 @@ def _show(console: Console, report: dict[str, Any]) -> None:
         "S: distinct equation lists a question among the first k samples, U: with the gold solution's. pass@k: right answer, "
         "verified: right equations, too (both unbiased estimates). "
         f"maj@k: over the first k samples, {rule}. Key: {report['key']}.",
+        highlight=False,
+    )
+
+
+def _play(source: str, k: int) -> Comparison:
+    from rftfast.data.run_dir import RunDir
+    from rftfast.pipeline.budget import Budget, compare
+
+    return compare(RunDir.read_questions(source), Budget.of(k))
+
+
+def _show_adaptive(console: Console, name: str, c: Comparison) -> None:
+    console.print(
+        f"[bold]adaptive k[/] on {name}: {c.k} samples a question on average (at most {c.cap}), "
+        f"{c.adaptive_tokens:,} tokens: {c.adaptive_distinct:,} distinct verified paths; plain k with as many tokens "
+        f"{c.plain_distinct_at_equal_tokens:,.0f} ({c.gain:.2f}x)",
         highlight=False,
     )
 

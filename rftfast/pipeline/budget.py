@@ -10,11 +10,14 @@ path came back first, so a run that was killed decides the same again.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rftfast.data.parts import StoredQuestion
 from rftfast.errors import UserError
+from rftfast.select.keys import equation_key
 
 WINDOW = 64
 _ROUNDS = 16  # a round's share of what the floor leaves
@@ -137,3 +140,66 @@ def simulate(recorded: Mapping[str, Sequence[str | None]], budget: Budget, size:
                 allocator.record(name, recorded[name][indices.start : indices.stop])
         given.update(allocator.given())
     return given
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Adaptive k against plain k on one recorded run. Totals over its questions."""
+
+    questions: int
+    k: int
+    cap: int
+    adaptive_samples: int
+    adaptive_tokens: int
+    adaptive_distinct: int
+    plain_tokens: int
+    """Of the first k samples of every question."""
+    plain_distinct: int
+    plain_distinct_at_equal_tokens: float
+    """Where plain k, more or fewer samples for every question alike, has used the adaptive run's tokens (interpolated)."""
+
+    @property
+    def gain(self) -> float:
+        """Distinct verified paths for the same number of sampled tokens, adaptive over plain."""
+        return self.adaptive_distinct / max(self.plain_distinct_at_equal_tokens, 1e-9)
+
+
+def compare(questions: Iterable[StoredQuestion], budget: Budget, size: int = WINDOW) -> Comparison:
+    """Plays ``budget`` on recorded questions and counts distinct verified paths and tokens. Raises as ``simulate``."""
+    keys: dict[str, list[str | None]] = {}
+    tokens: dict[str, list[int]] = {}
+    for question in questions:
+        samples = sorted(question.samples, key=lambda s: s["sample_index"])
+        keys[question.id] = [equation_key(s["equations"]) if s["verdict"] == "correct" else None for s in samples]
+        tokens[question.id] = [s["tokens"] for s in samples]
+    given = simulate(keys, budget, size)
+    spent = sum(sum(tokens[name][:n]) for name, n in given.items())
+    longest = min(len(k) for k in keys.values())
+    at = [sum(sum(t[:k]) for t in tokens.values()) for k in range(longest + 1)]
+    found = [sum(_distinct(own, k) for own in keys.values()) for k in range(longest + 1)]
+    return Comparison(
+        questions=len(keys),
+        k=budget.k,
+        cap=min(budget.cap, longest),
+        adaptive_samples=sum(given.values()),
+        adaptive_tokens=spent,
+        adaptive_distinct=sum(_distinct(keys[name], n) for name, n in given.items()),
+        plain_tokens=at[budget.k],
+        plain_distinct=found[budget.k],
+        plain_distinct_at_equal_tokens=_interpolate(at, found, spent),
+    )
+
+
+def _distinct(keys: Sequence[str | None], n: int) -> int:
+    return len({key for key in keys[:n] if key is not None})
+
+
+def _interpolate(x: Sequence[int], y: Sequence[int], at: int) -> float:
+    """y at ``at``, between the points of a rising x; beyond the last one, the last y."""
+    i = bisect_left(x, at)
+    if i == len(x):
+        return float(y[-1])
+    if i == 0 or x[i] == at:
+        return float(y[i])
+    share = (at - x[i - 1]) / (x[i] - x[i - 1])
+    return y[i - 1] + share * (y[i] - y[i - 1])

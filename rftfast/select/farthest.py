@@ -51,9 +51,14 @@ def select_paths(
     repeated = {text for text, n in Counter(texts).items() if n > 1}
     measured: dict[tuple[str, str], int] = {}
 
+    hint = 64  # about what distances come to: rapidfuzz looks only so far off the diagonal before it looks everywhere
+
     def distances(text: str) -> list[int]:
+        nonlocal hint
         if text not in repeated:
-            return [distance(text, other) for other in held]
+            row: list[int] = [distance(text, other, score_hint=hint) for other in held]
+            hint = max(row, default=hint)
+            return row
         row = []
         for other in held:
             found = measured.get((text, other))

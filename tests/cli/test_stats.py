@@ -34,6 +34,17 @@ def test_json_alone_on_standard_output(tmp_path: Path) -> None:
     assert "pooled" not in json.loads(done.stdout)
 
 
+def test_adaptive_k_is_played_from_the_record(tmp_path: Path) -> None:
+    run = random_run(tmp_path / "run", k=24)
+    done = rftfast("stats", run, "--adaptive", "6", "--json", tmp_path / "s.json")
+    assert done.returncode == 0, done.stderr
+    assert "adaptive k" in done.stdout
+    found = json.loads((tmp_path / "s.json").read_text())["adaptive"][str(run)]
+    assert found["adaptive_samples"] == 6 * found["questions"]
+    assert found["gain"] == pytest.approx(found["adaptive_distinct"] / found["plain_distinct_at_equal_tokens"])
+    refused("k 25 and cap 24", "stats", run, "--adaptive", "25")
+
+
 def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rftfast.data.parts import StoredQuestion
 from rftfast.errors import UserError
-from rftfast.pipeline.budget import Allocator, Budget, expected_new, simulate, windows
+from rftfast.pipeline.budget import Allocator, Budget, compare, expected_new, simulate, windows
 
 
 def pool(seed: int, questions: int, longest: int, solve: list[float], kinds: list[int]) -> dict[str, list[str | None]]:
@@ -94,3 +95,29 @@ def test_a_record_shorter_than_the_cap_bounds_it() -> None:
 def test_bounds_that_contradict_each_other(k: int, floor: int, cap: int) -> None:
     with pytest.raises(UserError, match="budget: floor"):
         Budget.of(k, floor, cap)
+
+
+def test_comparison_at_equal_tokens() -> None:
+    """Two questions: one yields a new list with every sample of 10 tokens, the other nothing with 30."""
+
+    def stored(name: str, tokens: int, key: str | None, n: int) -> StoredQuestion:
+        samples = tuple(
+            {
+                "sample_index": i,
+                "verdict": "wrong_answer" if key is None else "correct",
+                "equations": [f"{key} {i}"],
+                "tokens": tokens,
+            }
+            for i in range(n)
+        )
+        return StoredQuestion(name, "", "", "#### 1", samples)
+
+    found = compare([stored("rich", 10, "a", 40), stored("poor", 30, None, 40)], Budget(20, 5, 40))
+    # The rich question ends at its cap. Hand count: 35 + 5 samples, or as the allocator has it, and plain k at that cost.
+    assert found.adaptive_samples == 40
+    rich = found.adaptive_distinct
+    assert rich > 30
+    assert found.adaptive_tokens == 10 * rich + 30 * (40 - rich)
+    assert (found.plain_tokens, found.plain_distinct) == (20 * 40, 20)
+    assert found.plain_distinct_at_equal_tokens == pytest.approx(found.adaptive_tokens / 40)
+    assert found.gain == pytest.approx(rich / (found.adaptive_tokens / 40))
