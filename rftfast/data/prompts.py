@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rftfast.data.atomic import write_atomic
 from rftfast.data.questions import BUNDLED, load_questions
 from rftfast.data.readers import read_text
 from rftfast.data.records import Question
@@ -19,7 +20,9 @@ _SHOT = "Question: {question}\nAnswer: {answer}\n\n"
 # A base model ends its solution with an empty line and goes on to a question of its own. The second string catches models
 # that leave the empty line out. "Question:" alone is no stop: it may stand inside a solution.
 _STOP = ("\n\n", "\nQuestion:")
-_JSON_KEYS = ("prompt", "shot", "stop", "shots")
+_JSON_KEYS = ("prompt", "shot", "stop", "shots", "chat", "name")
+STORED = "rftfast_prompt.json"
+"""The file in a model's folder that holds the template the model was trained with."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def load_template(name_or_file: str | Path) -> Template:
 
     A text file is the prompt itself, with ``{question}`` and, if it is to show examples, ``{shots}``; one line break at
     its end is the editor's and is removed. Examples are then written and stopped as in ``gsm8k``. A ``.json`` file is
-    ``{"prompt": "…", "shot": "…", "stop": ["…"], "shots": 4}``, all but ``prompt`` optional.
+    ``{"prompt": "…", "shot": "…", "stop": ["…"], "shots": 4, "chat": false, "name": "…"}``, all but ``prompt`` optional.
 
     Raises:
         UserError: neither a template nor a readable file, or contents that make no template.
@@ -167,6 +170,25 @@ def load_template(name_or_file: str | Path) -> Template:
     if "{shots}" in prompt:
         return Template(str(path), prompt, _SHOT, _STOP, shots=TEMPLATES["gsm8k"].shots)
     return Template(str(path), prompt)
+
+
+def model_template(folder: str | Path) -> Template | None:
+    """The template that the model in ``folder`` was trained with, or None where none is stored.
+
+    Raises:
+        UserError: the stored file is damaged.
+    """
+    file = Path(folder) / STORED
+    return load_template(file) if file.is_file() else None
+
+
+def save_template(template: Template, folder: str | Path) -> Path:
+    """Store ``template`` in a model's folder, so that :func:`model_template` gives it back as it is."""
+    t = template
+    held = {"name": t.name, "prompt": t.prompt, "shot": t.shot, "stop": list(t.stop), "shots": t.shots, "chat": t.chat}
+    file = Path(folder) / STORED
+    write_atomic(file, [json.dumps(held, indent=2, ensure_ascii=False).encode() + b"\n"])
+    return file
 
 
 def exemplars(count: int, file: str | Path | None = None) -> list[Question]:
@@ -209,7 +231,11 @@ def _from_json(path: Path, text: str) -> Template:
     shots = value.get("shots", TEMPLATES["gsm8k"].shots if "{shots}" in prompt else 0)
     if not isinstance(shots, int) or isinstance(shots, bool):
         raise UserError(f'{path}: "shots" must be a whole number')
-    return Template(str(path), prompt, shot, tuple(stop), shots)
+    chat, name = value.get("chat", False), value.get("name", str(path))
+    if not isinstance(chat, bool) or not isinstance(name, str):
+        raise UserError(f'{path}: "chat" must be true or false, and "name" text')
+    # Built under the file's name first, so that what is wrong with it names the file.
+    return replace(Template(str(path), prompt, shot, tuple(stop), shots, chat), name=name)
 
 
 def _fill(text: str, values: dict[str, str]) -> str:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rftfast.data import TEMPLATES, Question, Template, exemplars, load_questions, load_template
+from rftfast.data.prompts import STORED, model_template, save_template
 from rftfast.errors import UserError
 
 SHOT = Question("s", "How much is 1+1?", "It is 1+1 = <<1+1=2>>2.\n#### 2")
@@ -120,6 +121,19 @@ def test_bad_template_files(tmp_path, name, text, expected):
     assert expected in str(caught.value)
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_keeps_its_template(tmp_path):
+    assert model_template(tmp_path) is None
+    for template in (*TEMPLATES.values(), Template("mine", 'A "é" {question}\n', "", (";", "\n\n"))):
+        file = save_template(template, tmp_path)
+        assert model_template(tmp_path) == template == load_template(file)
+    (tmp_path / STORED).write_text("{")
+    with pytest.raises(UserError, match=STORED):
+        model_template(tmp_path)
+    (tmp_path / STORED).write_text('{"prompt": "{question}", "chat": 1}')
+    with pytest.raises(UserError, match="true or false"):
+        model_template(tmp_path)
 
 
 def test_other_refusals(tmp_path):
