@@ -15,6 +15,7 @@ def list_models(context: typer.Context) -> None:
     from rich.table import Table
 
     from rftfast.models.named import list_named
+    from rftfast.models.shapes import PREFIX, SHAPES
 
     table = Table("model", "source", "licence", "download", "cached")
     for model in list_named():
@@ -24,6 +25,7 @@ def list_models(context: typer.Context) -> None:
     console = Console()
     console.print(table)
     console.print("Any local folder, GGUF file or Hugging Face name works as --model, too.")
+    console.print(f"For measurements, random weights of a published shape: {', '.join(PREFIX + s for s in SHAPES)}.")
 
 
 @app.command("pull")

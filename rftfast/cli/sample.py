@@ -25,7 +25,9 @@ def sample(
         "columns, or a Hub dataset name. Default: 16 bundled questions.",
     ),
     model: str = typer.Option(
-        "smollm2-135m-instruct", help="Folder, GGUF file, named model (see 'rftfast models') or Hugging Face name."
+        "smollm2-135m-instruct",
+        help="Folder, GGUF file, named model (see 'rftfast models'), Hugging Face name, or shape:NAME (random "
+        "weights of a published shape; paths run to --max-tokens).",
     ),
     prompt: str = typer.Option(
         "gsm8k", help="Template: gsm8k (few-shot), alpaca (the paper's), chat, plain, or a file."

@@ -141,7 +141,7 @@ class Sampler:
             max_rows=MAX_ROWS,
         )
         tokenizer = Tokenizer.from_folder(folder)
-        weights = {name: t.to(target) for name, t in load_weights(folder, config, chosen).items()}
+        weights = load_weights(folder, config, chosen, target)
         cos, sin = rope_table(config, config.max_positions)
         decoder = Decoder(config, weights, ops, (cos.to(target), sin.to(target)))
         return cls(decoder, tokenizer, plan, prefix_share=prefix_share, invariant=invariant, max_running=max_running)

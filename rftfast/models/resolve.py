@@ -10,6 +10,7 @@ from pathlib import Path
 from rftfast.errors import UserError
 from rftfast.models.cache import cache_folder
 from rftfast.models.named import PACKAGED, NamedModel, list_named, pull
+from rftfast.models.shapes import PREFIX, shape_folder
 
 __all__ = ["NamedModel", "cache_folder", "fingerprint", "list_named", "pull", "resolve"]
 
@@ -21,9 +22,14 @@ _BLOCKS, _BLOCK_BYTES = 16, 1 << 16
 def resolve(name: str, *, revision: str | None = None) -> Path:
     """A ready folder for ``name``: a local folder or .gguf file, else a named model, else a Hugging Face repository.
 
+    ``shape:NAME`` is a model of a published shape with random weights (``rftfast.models.shapes``).
+
     ``revision`` is a branch, tag or commit of the repository; it is refused for anything else. Raises ``UserError``
     when nothing of that name can be had.
     """
+    if name.startswith(PREFIX):
+        _refuse_revision(name, revision)
+        return shape_folder(name.removeprefix(PREFIX))
     place = Path(name).expanduser()
     if place.exists():
         _refuse_revision(name, revision)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from rftfast.errors import UserError
 from rftfast.models.config import ModelConfig, read_json
+from rftfast.models.shapes import SEED_FILE
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -64,18 +65,20 @@ def checkpoint_slots(config: ModelConfig) -> dict[str, Slot]:
     return slots
 
 
-def load_weights(folder: str | Path, config: ModelConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The weights in ``folder``, fused, on the CPU, as ``dtype``. See the head of this file for names and shapes.
+def load_weights(
+    folder: str | Path, config: ModelConfig, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> dict[str, torch.Tensor]:
+    """The weights in ``folder``, fused, on ``device``, as ``dtype``. See the head of this file for names and shapes.
 
-    Memory: the result plus one tensor of the checkpoint. Raises ``UserError`` for a missing, truncated or
+    Memory: the result plus, on the CPU, one tensor of the checkpoint; on another device the tensor being filled, too.
+    A ``shape:`` folder has none: they are made there (``random_weights``). Raises ``UserError`` for a missing, truncated or
     corrupt file, a missing tensor, a wrong shape, and for a folder that holds only pickled weights.
     """
     folder = Path(folder)
+    if (folder / SEED_FILE).is_file():
+        return random_weights(config, dtype, device, read_json(folder / SEED_FILE, _AGAIN)["seed"])
     slots = checkpoint_slots(config)
-    totals: dict[str, tuple[int, ...]] = {}
-    for slot in slots.values():
-        rows = max(slot.start + slot.shape[0], totals.get(slot.target, (0,))[0])
-        totals[slot.target] = (rows, *slot.shape[1:])
+    totals = _shapes(slots)
     fused: dict[str, torch.Tensor] = {}
     placed: set[str] = set()
     for file, names in weight_files(folder).items():
@@ -98,7 +101,7 @@ def load_weights(folder: str | Path, config: ModelConfig, dtype: torch.dtype) ->
                             f"{file}: {name} has shape {list(tensor.shape)}, config.json says {list(found.shape)}: {_AGAIN}"
                         )
                     if found.target not in fused:
-                        fused[found.target] = torch.empty(totals[found.target], dtype=dtype)
+                        fused[found.target] = torch.empty(totals[found.target], dtype=dtype, device=device)
                     fused[found.target][found.start : found.start + found.shape[0]].copy_(tensor)
                     placed.add(name)
         except FileNotFoundError:
@@ -114,8 +117,36 @@ def load_weights(folder: str | Path, config: ModelConfig, dtype: torch.dtype) ->
     return fused
 
 
+def random_weights(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device | str, seed: int
+) -> dict[str, torch.Tensor]:
+    """Weights as ``load_weights`` gives them, drawn on ``device``: matrices normal with variance 1/columns, biases 0, norms 1."""
+    generator = torch.Generator(device).manual_seed(seed)
+    fused = {}
+    for target, shape in _shapes(checkpoint_slots(config)).items():
+        if len(shape) == 2:
+            weight = torch.empty(shape, dtype=dtype, device=device).normal_(0, shape[1] ** -0.5, generator=generator)
+        else:
+            weight = torch.full(shape, 0.0 if target.endswith("_bias") else 1.0, dtype=dtype, device=device)
+        fused[target] = weight
+    if config.tied:
+        fused["head"] = fused["embed"]
+    return fused
+
+
+def _shapes(slots: dict[str, Slot]) -> dict[str, tuple[int, ...]]:
+    """Of the fused tensors."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for slot in slots.values():
+        rows = max(slot.start + slot.shape[0], shapes.get(slot.target, (0,))[0])
+        shapes[slot.target] = (rows, *slot.shape[1:])
+    return shapes
+
+
 def weight_files(folder: Path) -> dict[Path, list[str] | None]:
     """The safetensors files of a folder, each with the tensors the index names in it (None: whatever it holds)."""
+    if (folder / SEED_FILE).is_file():
+        return {folder / SEED_FILE: None}
     if (folder / _INDEX).is_file():
         index = read_json(folder / _INDEX, _AGAIN)
         table = index.get("weight_map")
