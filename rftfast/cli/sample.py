@@ -30,7 +30,9 @@ def sample(
         "weights of a published shape; paths run to --max-tokens).",
     ),
     prompt: str = typer.Option(
-        "gsm8k", help="Template: gsm8k (few-shot), alpaca (the paper's), chat, plain, or a file."
+        None,
+        help="Template: gsm8k (few-shot), alpaca (the paper's), chat, plain, or a file. Default: the one stored with the "
+        "model (trained ones have it), else gsm8k.",
     ),
     shots: int = typer.Option(None, min=0, help="Worked examples in the prompt. Default: the template's own number."),
     exemplars: str = typer.Option(None, help="File the examples come from. Default: 8 bundled ones."),

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rftfast.data.prompts import Template, exemplars, load_template
+from rftfast.data.prompts import Template, exemplars, load_template, model_template
 from rftfast.data.questions import fingerprint as fingerprint_questions
 from rftfast.data.questions import load_questions
 from rftfast.data.records import Question
@@ -31,7 +31,8 @@ class SampleOptions:
 
     model: str
     questions: str | None = None
-    prompt: str = "gsm8k"
+    prompt: str | None = None
+    """Template or file; by default the one stored with the model, else gsm8k."""
     shots: int | None = None
     exemplars: str | None = None
     k: int = 100
@@ -139,7 +140,9 @@ def prepare(options: SampleOptions) -> Job:
     """Reads and checks everything but the weights. Raises UserError, naming file, row and mend."""
     if options.limit is not None and options.limit < 1:
         raise UserError(f"limit is {options.limit}: ask for at least 1 question")
-    template = load_template(options.prompt)
+    given = None if options.prompt is None else load_template(options.prompt)
+    folder = resolve(options.model)
+    template = given or model_template(folder) or load_template("gsm8k")
     params = SamplingParams(
         k=options.k,
         temperature=options.temperature,
@@ -160,7 +163,6 @@ def prepare(options: SampleOptions) -> Job:
     if count and not template.takes_shots:
         raise UserError(f"prompt '{template.name}' takes no shots: leave --shots out or use --prompt gsm8k")
     shots = exemplars(count, options.exemplars)
-    folder = resolve(options.model)
     config = ModelConfig.from_folder(folder)
     tokenizer = Tokenizer.from_folder(folder)
     if template.chat and not tokenizer.has_chat_template:

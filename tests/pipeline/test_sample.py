@@ -6,11 +6,13 @@ import itertools
 import json
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from rftfast.data.prompts import Template, save_template
 from rftfast.data.run_dir import RunDir
 from rftfast.engine.params import Generation, Request
 from rftfast.errors import UserError
@@ -139,3 +141,13 @@ def test_estimate_counts_tokens(job: Job) -> None:
     assert e["samples"] == 5 * len(TEXTS)
     assert e["prompt_tokens_each"] == len("Question: What is 0+0?\nAnswer:")  # a byte is a token here
     assert e["prompt_tokens_unshared"] == e["prompt_tokens_shared"] * len(TEXTS)
+
+
+def test_a_model_brings_the_template_it_was_trained_with(job: Job, tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "model")
+    options = SampleOptions(model=str(folder), questions=job.options.questions)
+    assert prepare(options).template.name == "gsm8k"
+    stored = Template("mine", "Q {question} A", stop=("END",))
+    save_template(stored, folder)
+    assert prepare(options).template == stored
+    assert prepare(replace(options, prompt="alpaca")).template.name == "alpaca"
