@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,6 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rftfast.engine.memory import MemoryPlan
     from rftfast.pipeline.job import Job
     from rftfast.pipeline.sample import Progress
 
@@ -60,7 +60,9 @@ def sample(
     seed: int = typer.Option(0, help="Run seed: with a question's id and the sample index it fixes the noise."),
     limit: int = typer.Option(None, help="Only the first questions of the file."),
     out: Path = typer.Option(None, help="Run directory; an unfinished one goes on. Default: a fresh one under runs/."),
-    device: str = typer.Option("cpu", help="cpu or cuda."),
+    device: str = typer.Option("cpu", help="cpu, cuda, or several with commas: cuda:0,cuda:1 (an engine on each)."),
+    gpus: int = typer.Option(None, help="One engine on each of the first N GPUs; questions are dealt out among them."),
+    ray: bool = typer.Option(False, help="Engines as Ray actors, one for each GPU of the cluster (extra 'ray')."),
     dtype: str = typer.Option("auto", help="auto (bf16 where the CPU multiplies it natively), bf16 or float32."),
     threads: int = typer.Option(None, help="CPU threads. Default: all cores."),
     kv_memory: str = typer.Option(
@@ -108,8 +110,8 @@ def sample(
         )
     )
     path = out or _fresh(model)
+    where: dict[str, Any] = {"device": device, "gpus": gpus, "ray": ray}
     engine: dict[str, Any] = {
-        "device": device,
         "dtype": dtype,
         "threads": threads,
         "kv_memory": kv_memory,
@@ -120,9 +122,9 @@ def sample(
     }
     _show_job(console, job, path, engine)
     if dry_run:
-        _dry_run(console, job, engine)
+        _dry_run(console, job, where, engine)
     else:
-        _run(console, job, path, engine)
+        _run(console, job, path, where, engine)
 
 
 def _fresh(model: str) -> Path:
@@ -163,22 +165,23 @@ def _samples(job: Job) -> str:
     return (f"k = {job.options.k}" if b is None else f"k = {b.k} on average, {b.floor} to {b.cap}") + stop
 
 
-def _show_memory(console: Console, plan: MemoryPlan) -> None:
-    for i, line in enumerate(plan.lines()):
+def _show_memory(console: Console, lines: Sequence[str]) -> None:
+    for i, line in enumerate(lines):
         console.print(f"[bold]{'memory' if i == 0 else '':<10}[/] {line}", highlight=False)
 
 
-def _dry_run(console: Console, job: Job, engine: dict[str, Any]) -> None:
+def _dry_run(console: Console, job: Job, where: dict[str, Any], engine: dict[str, Any]) -> None:
     import torch
 
     from rftfast.engine.memory import parse_bytes, plan_memory
     from rftfast.engine.sampler import choose_dtype
     from rftfast.ops.linear import MAX_ROWS
+    from rftfast.pipeline.engines import devices_of
 
-    device = torch.device(engine["device"])
+    device = torch.device(devices_of(where["device"], where["gpus"])[0])
     dtype = choose_dtype(engine["dtype"], device)
     kv = parse_bytes(engine["kv_memory"]) if engine["kv_memory"] else None
-    _show_memory(console, plan_memory(job.config, dtype, device, kv_memory=kv, max_rows=MAX_ROWS))
+    _show_memory(console, plan_memory(job.config, dtype, device, kv_memory=kv, max_rows=MAX_ROWS).lines())
     e = job.estimate()
     console.print(f"[bold]dtype[/]      {str(dtype).removeprefix('torch.')}", highlight=False)
     console.print(
@@ -190,21 +193,21 @@ def _dry_run(console: Console, job: Job, engine: dict[str, Any]) -> None:
     console.print("dry run: nothing was sampled or written")
 
 
-def _run(console: Console, job: Job, path: Path, engine: dict[str, Any]) -> None:
-    from rftfast.engine.sampler import Sampler
+def _run(console: Console, job: Job, path: Path, where: dict[str, Any], engine: dict[str, Any]) -> None:
+    from rftfast.pipeline.engines import open_engine
     from rftfast.pipeline.sample import open_run, run
 
-    sampler = Sampler.from_pretrained(job.folder, **engine)
-    _show_memory(console, sampler.memory)
-    backend, why = sampler.decoder.ops.backends["attention"]
-    dtype = str(sampler.decoder.dtype).removeprefix("torch.")
-    console.print(f"[bold]kernels[/]    {backend} ({why}), {dtype}", highlight=False)
-    notes = {name: value for name, value in engine.items() if name not in ("dtype", "invariant")}
-    with open_run(job, sampler, path, notes) as d:
+    opened = open_engine(job.folder, engine, **where)
+    _show_memory(console, opened.memory)
+    console.print(f"[bold]kernels[/]    {opened.kernels}, {opened.engine.dtype}", highlight=False)
+    if opened.places:
+        console.print(f"[bold]engines[/]    {', '.join(opened.places)}", highlight=False)
+    notes = {name: value for name, value in (where | engine).items() if name not in ("dtype", "invariant")}
+    with open_run(job, opened.engine, path, notes) as d:
         if d.resumed:
             console.print(f"going on: {len(d.done())} of {len(job.questions)} questions are stored")
         with _Bar(console, job) as bar:
-            progress = run(job, sampler, d, bar.update)
+            progress = run(job, opened.engine, d, bar.update)
         _summary(console, d.summary(), progress, path)
     _show_question(console, job, path)
 

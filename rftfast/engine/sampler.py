@@ -295,6 +295,11 @@ class Sampler:
         return Generation(path.request.name, path.sample_index, text, tuple(drawn), tuple(path.logprobs), reason)
 
     @property
+    def dtype(self) -> str:
+        """bfloat16 or float32."""
+        return str(self.decoder.dtype).removeprefix("torch.")
+
+    @property
     def stats(self) -> Stats:
         s = self.scheduler
         seconds = {"schedule": self._schedule_seconds, **self.runner.seconds, "host": self._host_seconds}

@@ -13,9 +13,9 @@ from rftfast.data.records import Completion, Question, Verdict
 from rftfast.data.run_dir import RunDir
 from rftfast.data.run_index import StoredQuestions
 from rftfast.engine.params import Generation, Request
-from rftfast.engine.sampler import Sampler
 from rftfast.pipeline.adaptive import AdaptiveDraws
 from rftfast.pipeline.early_stop import SavedTokens
+from rftfast.pipeline.engines import Engine
 from rftfast.pipeline.job import Job, versions
 from rftfast.pipeline.judge import Judge
 from rftfast.select import equation_key, select_paths
@@ -86,20 +86,19 @@ class _Open:
     """Those of them that are there."""
 
 
-def open_run(job: Job, sampler: Sampler, path: Path, notes: Mapping[str, Any]) -> RunDir:
+def open_run(job: Job, sampler: Engine, path: Path, notes: Mapping[str, Any]) -> RunDir:
     """The job's run directory, new or to go on with. ``notes`` are recorded, not compared.
 
     Raises UserError, before anything is written, if the longest prompt does not fit the model or the memory.
     """
     sampler.check_request(next(job.requests([job.longest_prompt()])))
-    dtype = str(sampler.decoder.dtype).removeprefix("torch.")
-    identity = job.identity() | {"dtype": dtype, "invariant": sampler.invariant}
+    identity = job.identity() | {"dtype": sampler.dtype, "invariant": sampler.invariant}
     notes = {"model": job.options.model, **notes}
     token_ids = job.options.token_ids
     return RunDir.open(path, identity, job.fingerprints(), versions(), notes=notes, token_ids=token_ids)
 
 
-def run(job: Job, sampler: Sampler, directory: RunDir, report: Callable[[Progress], None]) -> Progress:
+def run(job: Job, sampler: Engine, directory: RunDir, report: Callable[[Progress], None]) -> Progress:
     """Draws what ``directory`` does not hold yet, and finishes it. ``report`` is called after every finished path.
 
     Raises UserError (a full disk, a prompt that does not fit); whole questions finished before it are stored.
@@ -128,7 +127,7 @@ def run(job: Job, sampler: Sampler, directory: RunDir, report: Callable[[Progres
 class _Run:
     """One process's share of a run: asks for paths, gathers them, has them judged, hands whole questions in."""
 
-    def __init__(self, job: Job, sampler: Sampler, directory: RunDir, judge: Judge) -> None:
+    def __init__(self, job: Job, sampler: Engine, directory: RunDir, judge: Judge) -> None:
         self.job, self.sampler, self.directory, self.judge = job, sampler, directory, judge
         done = directory.done()
         todo = [q for q in job.questions if q.id not in done]
@@ -201,14 +200,14 @@ class _Run:
         self.progress.questions_done += 1
 
     def _count(self, generation: Generation) -> None:
-        p, scheduler = self.progress, self.sampler.scheduler
+        p, stats = self.progress, self.sampler.stats
         p.samples += 1
         p.tokens += len(generation.token_ids)
         p.truncated += generation.finish_reason == "length"
         p.seconds = time.monotonic() - self._start
-        p.prompt_tokens = scheduler.prompt_tokens
-        p.computed_prompt_tokens = scheduler.prefill_tokens
-        p.preemptions = scheduler.preemptions
+        p.prompt_tokens = stats.prompt_tokens
+        p.computed_prompt_tokens = stats.prefill_rows
+        p.preemptions = stats.preemptions
         p.stopped, p.stop_saved_tokens = self._saved.paths, self._saved.estimate()
 
 

@@ -7,12 +7,12 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from rftfast.data.run_dir import RunDir
 from rftfast.engine.params import Generation, Request
+from rftfast.engine.sampler import Stats
 from rftfast.errors import UserError
 from rftfast.pipeline import budget
 from rftfast.pipeline.job import Job, SampleOptions, prepare
@@ -28,7 +28,7 @@ class World:
     def __init__(self, seed: int, stop_after: int | None = None) -> None:
         self.order = random.Random(seed)
         self.stop_after = stop_after
-        self.scheduler = SimpleNamespace(prompt_tokens=0, prefill_tokens=0, preemptions=0)
+        self.stats = Stats()
         self.drawn: list[tuple[str, int]] = []
         self.idle = 0
 

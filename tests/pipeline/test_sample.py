@@ -8,13 +8,13 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from rftfast.data.prompts import Template, save_template
 from rftfast.data.run_dir import RunDir
 from rftfast.engine.params import Generation, Request
+from rftfast.engine.sampler import Stats
 from rftfast.errors import UserError
 from rftfast.pipeline.job import Job, SampleOptions, prepare
 from rftfast.pipeline.sample import Progress, run
@@ -39,7 +39,7 @@ class Playback:
     def __init__(self, order: random.Random, stop_after: int | None = None) -> None:
         self.order = order
         self.stop_after = stop_after
-        self.scheduler = SimpleNamespace(prompt_tokens=0, prefill_tokens=0, preemptions=0)
+        self.stats = Stats()
 
     def check_request(self, request: Request) -> None:
         assert request.tokens
