@@ -1,0 +1,208 @@
+"""A directory of records that are made one after the other, at a cost, and must neither be lost nor made twice.
+
+::
+
+    run.json                 resolved configuration, fingerprints, versions (as of a run directory)
+    parts/part-00000.jsonl   one record a line, each with an id of its own
+    metrics.jsonl            one line of figures at a time
+
+Each part is written under a temporary name, forced to the disk and renamed. So a record is there whole or not at all, and
+whoever goes on makes just those that are not there. What is derived from the records is written at the end, in an order
+of their ids, so that its bytes do not depend on when each record was made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rftfast.data.atomic import append_whole, remove_temporary, write_atomic, write_errors
+from rftfast.data.lock import RunLock
+from rftfast.data.manifest import check_folder, open_manifest, read_manifest
+from rftfast.data.parts import json_line, part_number, part_path, part_paths
+from rftfast.errors import UserError
+
+_PARTS = "parts"
+_MEND = "remove that file and run the same command again: its records are made once more"
+
+
+class RecordDir:
+    """A directory opened for writing, by one process and from one thread. Built by :meth:`open`; a context manager."""
+
+    def __init__(self, path: Path, lock: RunLock, policy: tuple[int, float], clock: Callable[[], float]) -> None:
+        self.path = path
+        self.resumed = False
+        self._parts = path / _PARTS
+        self._lock = lock
+        self._commit_records, self._commit_seconds = policy
+        self._clock = clock
+        self._stored: dict[str, str] = {}  # id -> its part's name
+        self._buffer: dict[str, bytes] = {}
+        self._buffer_since = 0.0
+        self._next_part = 0
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        config: Mapping[str, Any],
+        fingerprints: Mapping[str, Any],
+        versions: Mapping[str, Any],
+        *,
+        notes: Mapping[str, Any] | None = None,
+        commit_records: int = 16,
+        commit_seconds: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> RecordDir:
+        """Create a directory, or go on with one of the same ``config`` and ``fingerprints``.
+
+        ``versions`` and ``notes`` are recorded, not compared. A part is written when ``commit_records`` wait, or when the
+        first of them has waited ``commit_seconds`` and another comes.
+
+        Raises:
+            UserError: another configuration, another process at work, a folder of something else, a damaged part, a record
+                in two parts, or a disk that refuses.
+        """
+        assert commit_records >= 1, commit_records
+        path = Path(path)
+        with write_errors(path):
+            check_folder(path)
+            path.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(path)
+        directory = cls(path, lock, (commit_records, commit_seconds), clock)
+        try:
+            remove_temporary(path)
+            directory.resumed = open_manifest(path, config, fingerprints, versions, notes or {})
+            with write_errors(path):
+                directory._parts.mkdir(exist_ok=True)
+            remove_temporary(directory._parts)
+            directory._load()
+            _mend_metrics(path / "metrics.jsonl")
+            event = "resume" if directory.resumed else "start"
+            directory.metrics({"event": event, "versions": versions, "notes": notes or {}})
+        except BaseException:
+            lock.release()
+            raise
+        return directory
+
+    def done(self) -> set[str]:
+        """Ids of the records that are stored in parts."""
+        return set(self._stored)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Hand in a record: JSON's own types, with its ``id``.
+
+        Raises:
+            UserError: a part was due and could not be written; the record waits on, and :meth:`commit` may be called again.
+        """
+        name = record["id"]
+        assert name not in self._stored and name not in self._buffer, f"{name} was handed in already"
+        if not self._buffer:
+            self._buffer_since = self._clock()
+        self._buffer[name] = json_line(dict(record))
+        waited = self._clock() - self._buffer_since
+        if len(self._buffer) >= self._commit_records or waited >= self._commit_seconds:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write the records that wait as one part; nothing waiting, nothing done. May be called again after any error.
+
+        Raises:
+            UserError: the disk is full or refuses; no half part is left behind.
+        """
+        # An interrupt may have fallen between the renaming of a part and its entry below: the disk knows.
+        while (path := part_path(self._parts, self._next_part)).exists():
+            self._enter(path, [record["id"] for record in _read_part(path)])
+        if self._buffer:
+            names = list(self._buffer)
+            write_atomic(path, [self._buffer[name] for name in names])
+            self._enter(path, names)
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """Append a line of figures to ``metrics.jsonl``, with the Unix time in seconds as ``time``."""
+        line = json.dumps({"time": round(time.time(), 3), **values}).encode() + b"\n"
+        append_whole(self.path / "metrics.jsonl", line)
+
+    def close(self) -> None:
+        """Store what waits and give the folder free for others, even if storing fails."""
+        try:
+            self.commit()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> RecordDir:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        # The error on its way out is the one to tell; if it is a full disk, storing fails for the same reason.
+        with contextlib.suppress(UserError):
+            self.close()
+
+    def _load(self) -> None:
+        for part in part_paths(self._parts):
+            for record in _read_part(part):
+                if (name := record["id"]) in self._stored:
+                    raise UserError(f"{part}: record {name!r} is also in {self._stored[name]}; {_MEND}")
+                self._stored[name] = part.name
+            self._next_part = part_number(part) + 1
+
+    def _enter(self, part: Path, names: list[str]) -> None:
+        """Take note of a part that is on the disk. Every step may be repeated, as :meth:`commit` promises."""
+        for name in names:
+            self._stored[name] = part.name
+        for name in names:
+            self._buffer.pop(name, None)
+        self._next_part = part_number(part) + 1
+
+
+def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
+    """All stored records of a directory, part by part; of one at work, those stored so far.
+
+    Raises:
+        UserError: no such directory, or a damaged part.
+    """
+    read_manifest(Path(path))
+    for part in part_paths(Path(path) / _PARTS):
+        yield from _read_part(part)
+
+
+def _read_part(part: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with part.open("rb") as file:
+            number = 0
+            for number, line in enumerate(file, start=1):
+                yield _record(part, number, line)
+    except OSError as error:
+        raise UserError(f"{part}: cannot be read ({error.strerror or error}); check the disk and its rights") from error
+    if not number:
+        raise UserError(f"{part}: empty; {_MEND}")
+
+
+def _record(part: Path, number: int, line: bytes) -> dict[str, Any]:
+    if not line.endswith(b"\n"):
+        raise UserError(f"{part}, line {number}: cut short; {_MEND}")
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{part}, line {number}: invalid JSON; {_MEND}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+        raise UserError(f"{part}, line {number}: not a record; {_MEND}")
+    return record
+
+
+def _mend_metrics(file: Path) -> None:
+    """A last line that was cut short goes."""
+    with write_errors(file):
+        data = file.read_bytes() if file.exists() else b""
+    if data and not data.endswith(b"\n"):
+        write_atomic(file, [data[: data.rfind(b"\n") + 1]])
