@@ -289,7 +289,7 @@ def _summary(console: Console, stored: dict[str, Any], progress: Progress, path:
             "saved by early stop",
             "",
             f"about {progress.stop_saved_tokens:,.0f} new tokens ({_percent(progress.stop_saved_tokens, whole)}), "
-            f"{progress.stopped:,} paths stopped",
+            f"{progress.stopped:,} paths ended at a false equation",
         )
     if progress.margin is not None:
         table.add_row(

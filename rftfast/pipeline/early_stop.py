@@ -78,10 +78,11 @@ def judged(verdict: Verdict, finish_reason: str) -> Verdict:
 
 
 class SavedTokens:
-    """Estimates the tokens that stopped paths would still have drawn.
+    """Estimates the tokens that paths stopped at a false equation would still have drawn.
 
-    A stopped path is a lifetime seen up to its stop. Lengths are estimated from all paths of the run with those as
-    censored (Kaplan and Meier), and a path stopped at t counts as many tokens as lifetimes beyond t last further on average.
+    Such a path is a lifetime seen up to its stop. Lengths are estimated from all paths of the run with those as censored
+    (Kaplan and Meier), and a path stopped at t counts as many tokens as lifetimes beyond t last further on average. A path
+    that ended behind its answer counts as ended there: how long it would have gone on is not claimed as saved.
     """
 
     def __init__(self, longest: int) -> None:
@@ -89,12 +90,12 @@ class SavedTokens:
         self._stopped = np.zeros(longest + 1)
 
     def add(self, tokens: int, finish_reason: str) -> None:
-        counts = self._stopped if finish_reason in (FALSE_EQUATION, ANSWERED) else self._ended
+        counts = self._stopped if finish_reason == FALSE_EQUATION else self._ended
         counts[min(tokens, len(counts) - 1)] += 1
 
     @property
     def paths(self) -> int:
-        """Paths that were stopped."""
+        """Paths that were stopped at a false equation."""
         return int(self._stopped.sum())
 
     def estimate(self) -> float:

@@ -44,7 +44,7 @@ class Progress:
     computed_prompt_tokens: int = 0
     preemptions: int = 0
     stopped: int = 0
-    """Paths that early stop ended."""
+    """Paths that early stop ended at a false equation."""
     stop_saved_tokens: float = 0.0
     """Tokens these would still have drawn, estimated (``early_stop.SavedTokens``)."""
     margin: float | None = None

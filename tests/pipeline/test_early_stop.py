@@ -116,5 +116,5 @@ def test_nothing_is_claimed_before_a_path_has_ended_by_itself() -> None:
     saved = SavedTokens(100)
     saved.add(10, FALSE_EQUATION)
     assert saved.estimate() == 0
-    saved.add(30, "eos")
+    saved.add(30, "answered")
     assert saved.estimate() == pytest.approx(20)
