@@ -8,7 +8,7 @@ import sys
 import typer
 
 from rftfast import __version__
-from rftfast.cli import doctor, export, models, sample, select, stats, verify
+from rftfast.cli import cost, doctor, eval, export, models, sample, select, stats, verify
 from rftfast.errors import UserError
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app.command("verify")(verify.verify)
 app.command("select")(select.select)
 app.command("stats")(stats.stats)
 app.command("export")(export.export)
+app.command("eval")(eval.evaluate)
+app.command("cost")(cost.cost)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 
