@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -146,9 +146,9 @@ class StudyData:
         for run in self.runs:
             if run.role not in ROLES:
                 raise UserError(f"runs: {run.name!r} has role {run.role!r}; choose one of {', '.join(ROLES)}")
-        names = [run.name for run in self.runs]
+        names = [(run.role, run.name) for run in self.runs]
         if len(set(names)) != len(names):
-            raise UserError("runs: two of one name; a run is named by its 'name' alone in figures")
+            raise UserError("runs: two of one role and name; figures know them by their names")
 
     def write(self, folder: str | Path) -> Path:
         """Write ``folder``/report.json, whole or not at all. Raises UserError if the disk refuses."""
@@ -203,8 +203,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             **{key: _decode(hints[key], item, _path(where, key)) for key, item in value.items()}
         )
     if kind is float:
-        # json reads NaN and Infinity, which no axis has a place for.
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        # json reads NaN, Infinity and whole numbers beyond all floats, for which no axis has a place.
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         _check(good, value, "a number", where)
         return float(value)
     good = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
