@@ -3,7 +3,7 @@
 The native code (``csrc/text``) reads the strings where they lie, with 64-bit rationals for answers and with 64-bit whole
 numbers and doubles for equations. Whatever leaves that domain (numbers of more than 18 figures, results beyond 64 bits,
 comments and keywords on the left side of a reference equation, …) it does not guess: that completion goes through
-``rftfast.verify.verify``. So every verdict, answer, equation and key is the Python path's own.
+``verify_in_python``. So every verdict, answer, equation and key is the Python path's own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from rftfast.data.records import VERDICTS, Verdict
-from rftfast.verify.verifier import Policy, verify
+from rftfast.verify.verifier import Policy, verify_in_python
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +84,9 @@ class CheckedBatch(Sequence[Verdict]):
         self._codes: bytes = self._native.codes()
         left = self._native.undecided()
         self._python = {
-            i: verify(completions[i], golds[i], policy, truncated=truncated is not None and bool(truncated[i]))
+            i: verify_in_python(
+                completions[i], golds[i], policy, truncated=truncated is not None and bool(truncated[i])
+            )
             for i in left
         }
         if left:

@@ -18,6 +18,10 @@ from rftfast.verify.numbers import canonical
 # this is hostile or broken, and gets the verdict ``timeout`` by a count that is the same on every machine.
 MAX_WORK = 150_000
 
+_LONG = (
+    20_000  # characters; a text beyond is no solution, and the native module is through with a megabyte in milliseconds
+)
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -73,6 +77,17 @@ def verify(completion: str, gold: str, policy: Policy = Policy(), *, truncated: 
         from rftfast.verify import math
 
         return math.verify_batch([completion], [gold], policy, [truncated])[0]
+    if len(completion) > _LONG:
+        from rftfast.verify import native
+
+        if native.available() is None:
+            batch = native.CheckedBatch([completion], [gold], policy, truncated=[truncated], keys=False, threads=1)
+            return batch[0]
+    return verify_in_python(completion, gold, policy, truncated=truncated)
+
+
+def verify_in_python(completion: str, gold: str, policy: Policy, *, truncated: bool = False) -> Verdict:
+    """``verify`` without the native module, which gives the same verdicts (``policy.math`` left aside): its reference."""
     expected = _gold(gold, policy.marker, policy.markers)
     answer = extract_answer(completion, policy.marker, policy.markers)
     equations, in_text = _equations(completion, policy)
