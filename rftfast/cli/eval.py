@@ -47,7 +47,9 @@ def evaluate(
         None, help="Folder for the samples; an unfinished one goes on. Default: a fresh one under runs/."
     ),
     json_file: Path = typer.Option(None, "--json", help="Also write all figures as JSON; - prints them alone."),
-    device: str = typer.Option("cpu", help="cpu or cuda."),
+    device: str = typer.Option("cpu", help="cpu or cuda; several with commas between them: cuda:0,cuda:1."),
+    gpus: int = typer.Option(None, help="One engine on each of the first N GPUs; questions are dealt out among them."),
+    ray: bool = typer.Option(False, help="Engines as Ray actors, one for each GPU of the cluster (extra 'ray')."),
     dtype: str = typer.Option("auto", help="auto (bf16 where the CPU multiplies it natively), bf16 or float32."),
     threads: int = typer.Option(None, help="CPU threads. Default: all cores."),
     kv_memory: str = typer.Option(
@@ -82,14 +84,14 @@ def evaluate(
         "math": math,
     }
     engine = {
-        "device": device,
         "dtype": dtype,
         "threads": threads,
         "kv_memory": kv_memory,
         "max_running": max_batch,
         "backend": backend,
     }
-    runs = _runs([model, *([against] if against else [])], options, engine, out, console)
+    where = {"device": device, "gpus": gpus, "ray": ray}
+    runs = _runs([model, *([against] if against else [])], options, engine, where, out, console)
     models = [score_runs(paths, vote) for paths in runs]
     comparison = compare_models(*models) if len(models) > 1 else {}
     if json_file is not None:
@@ -103,7 +105,12 @@ def evaluate(
 
 
 def _runs(
-    sources: list[list[str]], options: dict[str, Any], engine: dict[str, Any], out: Path | None, console: Console
+    sources: list[list[str]],
+    options: dict[str, Any],
+    engine: dict[str, Any],
+    where: dict[str, Any],
+    out: Path | None,
+    console: Console,
 ) -> list[list[Path]]:
     """The run directories of each model, drawn where the source is a model."""
     from itertools import chain
@@ -136,7 +143,7 @@ def _runs(
             highlight=False,
         )
         with _Bar(console) as bar:
-            drawn.append(draw(jobs, out / label, engine, bar.update))
+            drawn.append(draw(jobs, out / label, engine, bar.update, where))
     return [list(chain(*folders)) or drawn.pop(0) for folders in found]
 
 

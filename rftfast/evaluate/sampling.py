@@ -15,8 +15,9 @@ from typing import Any
 
 from rftfast.data.manifest import RUN_FILE, read_manifest
 from rftfast.data.run_index import RunIndex
-from rftfast.engine.sampler import Sampler
 from rftfast.errors import UserError
+from rftfast.pipeline.engines import Opened, open_engine
+from rftfast.pipeline.fleet import Fleet
 from rftfast.pipeline.job import Job, SampleOptions, prepare
 from rftfast.pipeline.sample import Progress, open_run, run
 
@@ -84,20 +85,26 @@ def draw(
     folder: Path,
     engine: Mapping[str, Any],
     report: Callable[[str, Progress], None],
+    where: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Draws what ``folder`` does not hold yet and gives the run directories. ``report`` gets a run's name and progress.
 
-    The model is loaded once, and not at all where everything is stored. ``engine`` are arguments of
-    ``Sampler.from_pretrained``. Raises UserError; whole questions finished before it are stored.
+    The model is loaded once, and not at all where everything is stored. ``engine`` and ``where`` (device, gpus, ray) are
+    those of ``pipeline.engines.open_engine``. Raises UserError; whole questions finished before it are stored.
     """
-    sampler: Sampler | None = None
-    for name, job in jobs.items():
-        if complete(job, folder / name, engine):
-            continue
-        sampler = sampler or Sampler.from_pretrained(job.folder, **engine)
-        notes = {key: value for key, value in engine.items() if key not in ("dtype", "invariant")}
-        with open_run(job, sampler, folder / name, notes) as directory:
-            run(job, sampler, directory, partial(report, name))
+    where = where or {}
+    notes = {name: value for name, value in {**where, **engine}.items() if name not in ("dtype", "invariant")}
+    opened: Opened | None = None
+    try:
+        for name, job in jobs.items():
+            if complete(job, folder / name, engine):
+                continue
+            opened = opened or open_engine(job.folder, engine, **where)
+            with open_run(job, opened.engine, folder / name, notes) as directory:
+                run(job, opened.engine, directory, partial(report, name))
+    finally:
+        if opened is not None and isinstance(opened.engine, Fleet):
+            opened.engine.close()  # the next model wants their memory
     return [folder / name for name in jobs]
 
 

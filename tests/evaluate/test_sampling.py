@@ -83,7 +83,7 @@ def test_seeds_and_stored_runs(model: Path, questions: Path, tmp_path: Path, mon
     texts = [[q.samples for q in RunDir.read_questions(run)] for run in runs[1:]]
     assert texts[0] != texts[1]  # another seed, other paths
     # Everything is stored: the model is not loaded again.
-    monkeypatch.setattr(sampling, "Sampler", None)
+    monkeypatch.setattr(sampling, "open_engine", None)
     assert draw(prepare_jobs(str(model), asked), tmp_path, ENGINE, silent) == runs
     assert score_runs(runs).report() == first.report()
 
@@ -110,6 +110,14 @@ def test_other_settings_in_the_same_folder_are_refused(model: Path, questions: P
     draw(prepare_jobs(str(model), options(questions, limit=2)), tmp_path, ENGINE, silent)
     with pytest.raises(UserError, match="max_tokens 12 → 13"):
         draw(prepare_jobs(str(model), options(questions, limit=2, max_tokens=13)), tmp_path, ENGINE, silent)
+
+
+def test_several_engines_draw_the_same(model: Path, questions: Path, tmp_path: Path) -> None:
+    asked = options(questions, k=2, limit=6, temperature=2.0)
+    one = score_runs(draw(prepare_jobs(str(model), asked), tmp_path / "one", ENGINE, silent))
+    where = {"device": "cpu,cpu"}
+    two = score_runs(draw(prepare_jobs(str(model), asked), tmp_path / "two", ENGINE, silent, where))
+    assert {n: s.values for n, s in two.scores.items()} == {n: s.values for n, s in one.scores.items()}
 
 
 def test_every_path_is_drawn_to_its_end(model: Path, questions: Path) -> None:
