@@ -54,20 +54,24 @@ def rollout(
     """
     from rich.console import Console
 
+    from rftfast.data.manifest import read_manifest
     from rftfast.errors import UserError
-    from rftfast.negatives.job import RolloutOptions, prepare
-    from rftfast.negatives.rollouts import FOLDER
+    from rftfast.negatives.records import FOLDER
     from rftfast.negatives.steps import StepPolicy
     from rftfast.negatives.values import INTERVALS
 
     console = Console()
+    read_manifest(run)  # before torch is loaded
     if dry_run:
         _count(console, run, limit)
         return
+    policy = StepPolicy(steps, least, most)
     if interval not in INTERVALS:
         raise UserError(f"interval is {interval!r}; choose one of {', '.join(INTERVALS)}")
     if best_of is not None and best_of > rollouts:
         raise UserError(f"best of {best_of} cannot be estimated from {rollouts} rollouts: raise --rollouts")
+    from rftfast.negatives.job import RolloutOptions, prepare
+
     job = prepare(
         RolloutOptions(
             run=run,
@@ -81,7 +85,7 @@ def rollout(
             temperature=temperature,
             max_tokens=max_tokens,
             seed=seed,
-            steps=StepPolicy(steps, least, most),
+            steps=policy,
             limit=limit,
         )
     )

@@ -176,12 +176,50 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
         yield from _read_part(part)
 
 
+class RecordIndex:
+    """The stored records of a directory, by id and in any order. Memory: a few numbers for each.
+
+    Raises:
+        UserError: no such directory, or a damaged part.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest = read_manifest(self.path)
+        self._places: dict[str, tuple[Path, int, int]] = {}  # id -> part, line from 1, offset
+        for part in part_paths(self.path / _PARTS):
+            for number, offset, record in _lines(part):
+                self._places[record["id"]] = part, number, offset
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def read(self, name: str) -> dict[str, Any]:
+        part, number, offset = self._places[name]
+        try:
+            with part.open("rb") as file:
+                file.seek(offset)
+                return _record(part, number, file.readline())
+        except OSError as error:
+            raise UserError(f"{part}: cannot be read ({error.strerror or error}); check the disk") from error
+
+
 def _read_part(part: Path) -> Iterator[dict[str, Any]]:
+    for _, _, record in _lines(part):
+        yield record
+
+
+def _lines(part: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """(line from 1, offset in bytes, record) of each record of a part."""
+    number = offset = 0
     try:
         with part.open("rb") as file:
-            number = 0
             for number, line in enumerate(file, start=1):
-                yield _record(part, number, line)
+                yield number, offset, _record(part, number, line)
+                offset += len(line)
     except OSError as error:
         raise UserError(f"{part}: cannot be read ({error.strerror or error}); check the disk and its rights") from error
     if not number:

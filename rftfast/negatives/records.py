@@ -10,6 +10,8 @@ from typing import Any
 from rftfast.errors import UserError
 from rftfast.negatives.values import Advantage, Value, advantage, ended, estimate
 
+FOLDER = "rollouts"  # in the run directory, unless told otherwise
+
 
 @dataclass(frozen=True)
 class Rollout:

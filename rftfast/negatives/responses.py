@@ -62,7 +62,7 @@ class Response:
     @property
     def unfinished(self) -> bool:
         """It came to no answer of its own: cut at the most tokens allowed, or ended without one."""
-        return self.verdict in ("no_answer", "truncated")
+        return self.verdict in ("no_answer", "truncated") and not self.stopped
 
     @property
     def stopped(self) -> bool:

@@ -27,7 +27,6 @@ from rftfast.negatives.source import Drawn
 from rftfast.pipeline.engines import Engine
 from rftfast.pipeline.job import versions
 
-FOLDER = "rollouts"  # in the run directory, unless told otherwise
 _COMMIT_QUESTIONS = 8
 _METRICS_EVERY_S = 10.0
 

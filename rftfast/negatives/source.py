@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rftfast.data.parts import StoredQuestion
 from rftfast.data.prompts import TEMPLATES, Template
 from rftfast.data.records import Question
 from rftfast.data.run_index import RunIndex
 from rftfast.errors import UserError
-from rftfast.models.tokenizer import Tokenizer
 from rftfast.negatives.responses import Response
 from rftfast.negatives.steps import StepPolicy, Steps, align, split
 from rftfast.verify import Policy
+
+if TYPE_CHECKING:
+    from rftfast.models.tokenizer import Tokenizer
 
 _MARK = "\ue000the question\ue001"
 _SETTINGS = {"temperature": float, "top_p": float, "top_k": int, "min_p": float, "max_tokens": int, "seed": int}

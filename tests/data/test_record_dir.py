@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rftfast.data.record_dir import RecordDir, read_records
+from rftfast.data.record_dir import RecordDir, RecordIndex, read_records
 from rftfast.errors import UserError
 from tests.data.run_loop import at_line, interrupt
 
@@ -44,6 +44,9 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     with open_dir(tmp_path / "d") as directory:
         assert directory.resumed and directory.done() == {r["id"] for r in RECORDS}
     assert len(list((tmp_path / "d" / "parts").iterdir())) == 4
+    index = RecordIndex(tmp_path / "d")
+    assert len(index) == 7 and "r7" not in index and index.manifest["config"] == CONFIG
+    assert [index.read(f"r{i}") for i in reversed(range(7))] == RECORDS[::-1]
 
 
 def test_a_part_is_written_when_the_first_record_has_waited(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rftfast.data import Completion
-from rftfast.data.run_dir import RunDir
 from rftfast.engine import Request, Sampler
 from rftfast.engine.monitor import DrawnPath
 from rftfast.models.tokenizer import Tokenizer
@@ -20,33 +17,11 @@ from rftfast.negatives.job import RolloutJob, RolloutOptions, prepare
 from rftfast.negatives.judge import Border
 from rftfast.negatives.records import RolledQuestion
 from rftfast.negatives.step_rows import read_rolled, write_steps
-from rftfast.pipeline import job as sampling
-from rftfast.verify import Policy, cut, extract_answer, verify
+from rftfast.verify import Policy, cut, extract_answer
+from tests.negatives.given_run import make_run
 from tests.tiny_model import EOS, write_tiny_llama
 
 DIGITS = "0123456789"
-
-
-def make_run(folder: Path, texts: dict[str, list[str]], gold: str, model: Path, **options: Any) -> Path:
-    """A run directory with given responses, as the pipeline stores them."""
-    file = folder / "questions.jsonl"
-    rows = [{"id": name, "question": f"How many {name}?", "answer": f"#### {gold}"} for name in texts]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = sampling.SampleOptions(model=str(model), questions=str(file), k=8, **{"shots": 1, **options})
-    job = sampling.prepare(given)
-    identity = job.identity() | {"dtype": "float32", "invariant": True}
-    notes = {"model": str(model)}
-    with RunDir.open(folder / "run", identity, job.fingerprints(), {}, notes=notes, token_ids=True) as run:
-        for question in job.questions:
-            ids = [(*job.tokenizer.encode(" " + text), EOS) for text in texts[question.id]]
-            found = [
-                Completion(question.id, i, text, tokens, -1.0, "eos")
-                for i, (text, tokens) in enumerate(zip(texts[question.id], ids, strict=True))
-            ]
-            verdicts = [verify(c.text, gold) for c in found]
-            run.add(question, found, verdicts, [], prompt=job.prompt(question, shots=False), begin=job.template.begin)
-        run.finish([q.id for q in job.questions])
-    return folder / "run"
 
 
 def roll(job: RolloutJob, sampler: Any, out: Path) -> tuple[list[RolledQuestion], bytes]:
