@@ -8,7 +8,7 @@ import sys
 import typer
 
 from rftfast import __version__
-from rftfast.cli import cost, doctor, eval, export, models, sample, select, stats, verify
+from rftfast.cli import cost, doctor, eval, export, models, pairs, report, rollout, sample, select, stats, verify
 from rftfast.errors import UserError
 
 app = typer.Typer(
@@ -23,8 +23,11 @@ app.command("verify")(verify.verify)
 app.command("select")(select.select)
 app.command("stats")(stats.stats)
 app.command("export")(export.export)
+app.command("rollout")(rollout.rollout)
+app.command("pairs")(pairs.pairs)
 app.command("eval")(eval.evaluate)
 app.command("cost")(cost.cost)
+app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 
