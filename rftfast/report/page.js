@@ -303,7 +303,7 @@
   function summary(line, count, only) {
     const of = only ? `Samples with the verdict “${WORDS[only][1]}”` : `${number(line[SAMPLES])} samples`;
     const kept = line[KEPT] === 1 ? "1 path is kept" : `${line[KEPT]} paths are kept`;
-    return `${of}, in ${number(count)} equation ${count === 1 ? "list" : "lists"} here. ${kept}: of each list whose calculation is right and leads to the right answer, the one farthest from the others.`;
+    return `${of}, in ${number(count)} equation ${count === 1 ? "list" : "lists"} here. ${kept}: of each list whose calculation is right and leads to the right answer, the one farthest from those of the other lists, counted in edits of a character.`;
   }
 
   function section({ place, samples, rest, count }, found, at) {
@@ -398,14 +398,16 @@
     if (verdict !== "correct") return "";
     if (!sample.w) return sample.k ? "kept" : "not kept";
     const [code, other, own, against, replaced] = sample.w;
-    const lost = replaced === null ? "" : `; then #${replaced} was farther still and took its place`;
+    const lost = replaced === null ? "" : `, then #${replaced} was farther`;
     switch (code) {
       case "first":
-        return replaced === null ? "kept: the first of its list" : `not kept: the first of its list, until #${replaced}, farther from the other lists' paths, took its place`;
+        return replaced === null ? "kept: the first of its list" : `not kept: the first of its list${lost}`;
       case "farther":
-        return `${replaced === null ? "kept" : "not kept"}: farther from the other lists' paths than #${other} (${own} against ${against} edits)${lost}`;
+        return replaced === null
+          ? `kept: ${own} edits from the other lists’ paths, #${other} had ${against}`
+          : `not kept: farther than #${other} (${own} edits against ${against})${lost}`;
       case "nearer":
-        return `not kept: no farther from the other lists' paths than #${other} of this list (${own} against ${against} edits)`;
+        return `not kept: ${own} edits from the other lists’ paths, #${other} had ${against}`;
       case "alone":
         return `not kept: same list as #${other}, and no other list yet to be farther from`;
       case "same_text":

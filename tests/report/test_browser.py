@@ -146,11 +146,11 @@ def test_a_question_tells_why(browser: Chromium, rich: Path) -> None:
     why = {int(re.findall(r"#(\d+)", text)[0]): text for text in told}
     assert set(why) == set(range(9))
     for sample, words in (
-        (0, "not kept: the first of its list, until #3"),
+        (0, "not kept: the first of its list, then #3 was farther"),
         (1, "kept: the first of its list"),
         (2, "not kept: the very text of #0"),
-        (3, "kept: farther from the other lists' paths than #0"),
-        (4, "not kept: no farther from the other lists' paths than #3"),
+        (3, "kept: 62 edits from the other lists’ paths, #0 had 14"),
+        (4, "not kept: 13 edits from the other lists’ paths, #3 had 62"),
         (5, "false equation 9"),
         (6, "wrong answer 10and a false equation"),
         (7, "no answer"),
