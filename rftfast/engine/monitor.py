@@ -50,8 +50,8 @@ class Watch:
         self._token_bytes = token_bytes
         self._triggers = np.array([not wanted.isdisjoint(b) for b in token_bytes], dtype=bool)
 
-    def verdict(self, name: str, sample_index: int, tokens: Sequence[int], start: int) -> str | None:
-        """The monitor's word on the path ``tokens[start:]``, which has just got its last token."""
-        if not self._triggers[tokens[-1]]:
+    def verdict(self, name: str, sample_index: int, drawn: Sequence[int]) -> str | None:
+        """The monitor's word on a path that has just got its last token."""
+        if not self._triggers[drawn[-1]]:
             return None
-        return self._monitor(DrawnPath(name, sample_index, self._token_bytes, tokens[start:]))
+        return self._monitor(DrawnPath(name, sample_index, self._token_bytes, drawn))

@@ -11,7 +11,7 @@ import torch
 
 from rftfast.engine import plan
 from rftfast.engine.scheduler import SequenceState, Step
-from rftfast.engine.tree import PAGE, KVTree
+from rftfast.engine.tree import PAGE, UNKNOWN, KVTree
 from rftfast.models.decoder import Decoder, StepInputs
 from rftfast.ops import AttentionPlan, KVPool
 
@@ -28,6 +28,18 @@ class Noise:
     top_k: int
     top_p: float
     min_p: float
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step under way. On a CPU it is done when it has been launched."""
+
+    tokens: list[int]
+    logprobs: list[float]
+
+    def result(self) -> tuple[list[int], list[float]]:
+        """Tokens and log-probabilities, one for each of the step's ``decode``; waits for them."""
+        return self.tokens, self.logprobs
 
 
 class Runner:
@@ -47,8 +59,18 @@ class Runner:
 
     def run(self, step: Step, noise: Sequence[Noise]) -> tuple[list[int], list[float]]:
         """Tokens and their log-probabilities, one for each of ``step.decode``; ``noise`` goes with them."""
+        return self.launch(step, noise, None).result()
+
+    def launch(self, step: Step, noise: Sequence[Noise], before: Launched | None) -> Launched:
+        """As ``run``, but the result may be asked for later, after the next launch.
+
+        ``before`` is the launch whose tokens are still ``UNKNOWN`` in the sequences: a sequence's ``row`` says where in it.
+        """
+        return Launched(*self._run(step, noise, before))
+
+    def _run(self, step: Step, noise: Sequence[Noise], before: Launched | None) -> tuple[list[int], list[float]]:
         begin = time.perf_counter()
-        inputs = self._inputs(step)
+        inputs = self._inputs(step, before.tokens if before else ())
         ready = time.perf_counter()
         if not step.decode:
             self.decoder.forward(inputs, self.pool)
@@ -77,8 +99,8 @@ class Runner:
         self.seconds["model"] += done - ready
         self.seconds["sample"] += sampling
 
-    def _inputs(self, step: Step) -> StepInputs:
-        slots, lens, tokens, places = self._decode_rows(step.decode)
+    def _inputs(self, step: Step, before: Sequence[int]) -> StepInputs:
+        slots, lens, tokens, places = self._decode_rows(step.decode, before)
         count = len(slots)
         for i, chunk in enumerate(step.chunks):
             slot = self.chunk_slots + i
@@ -105,7 +127,9 @@ class Runner:
             logit_rows=torch.arange(count) if step.chunks else None,
         )
 
-    def _decode_rows(self, decode: Sequence[SequenceState]) -> tuple[list[int], list[int], list[int], list[int]]:
+    def _decode_rows(
+        self, decode: Sequence[SequenceState], before: Sequence[int]
+    ) -> tuple[list[int], list[int], list[int], list[int]]:
         """Slots, lengths, tokens and places of the running sequences' newest tokens; brings their tables up to date."""
         slots, lens, tokens, places = [], [], [], []
         for sequence in decode:
@@ -123,6 +147,7 @@ class Runner:
                 self._known = ()  # a slot may have gone from one sequence to another
             slots.append(slot)
             lens.append(length)
-            tokens.append(sequence.tokens[at])
+            token = sequence.tokens[at]
+            tokens.append(before[sequence.row] if token == UNKNOWN else token)
             places.append(page * PAGE + at % PAGE)
         return slots, lens, tokens, places

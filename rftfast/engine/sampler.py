@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from rftfast.engine.memory import MemoryPlan, human, parse_bytes, plan_memory
 from rftfast.engine.monitor import Monitor, Watch
 from rftfast.engine.params import Generation, Request, SamplingParams
 from rftfast.engine.rng import sample_key
-from rftfast.engine.runner import Noise, Runner
-from rftfast.engine.scheduler import Scheduler, SequenceState
+from rftfast.engine.runner import Launched, Noise, Runner
+from rftfast.engine.scheduler import Scheduler, SequenceState, Step
 from rftfast.engine.stops import StopStrings, cut
-from rftfast.engine.tree import PAGE, KVTree
+from rftfast.engine.tree import PAGE, UNKNOWN, KVTree
 from rftfast.errors import UserError
 from rftfast.models.config import ModelConfig
 from rftfast.models.decoder import Decoder
@@ -35,13 +35,23 @@ _DTYPES = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.
 
 @dataclass(eq=False)
 class _Path:
-    """The payload of a sequence: who asked for it and what has been drawn beside the tokens."""
+    """The payload of a sequence: who asked for it and what has been drawn and is known."""
 
     request: Request
     sample_index: int
     noise: Noise
     stops: StopStrings | None
-    logprobs: list[float]
+    drawn: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    """A step that was launched: its sequences, and the place in ``tokens`` where each one's new token goes."""
+
+    sequences: list[SequenceState]
+    places: list[int]
+    launched: Launched
 
 
 @dataclass
@@ -55,6 +65,8 @@ class Stats:
     prompt_tokens: int = 0
     """Prompt tokens of all paths started, as if each had its own."""
     preemptions: int = 0
+    beyond_end: int = 0
+    """Rows computed for paths that had ended with the step before (only where steps are launched ahead)."""
     seconds: dict[str, float] | None = None
 
     @property
@@ -80,7 +92,9 @@ class Sampler:
         invariant: bool = True,
         max_running: int = 256,
         max_rows: int = MAX_ROWS,
+        ahead: bool = False,
     ) -> None:
+        """``ahead``: launch each step before the tokens of the one before have reached the host."""
         if memory.pages < 1:
             raise UserError(f"KV memory holds no page of {human(memory.page_bytes)}: give more with --kv-memory")
         self.decoder = decoder
@@ -89,6 +103,7 @@ class Sampler:
         self.memory = memory
         self.prefix_share = prefix_share
         self.invariant = invariant
+        self.ahead = ahead
         c = self.config
         self.pool = KVPool.allocate(c.layers, memory.pages, c.kv_heads, c.head_dim, decoder.dtype, decoder.embed.device)
         self.tree = KVTree(memory.pages)
@@ -97,7 +112,8 @@ class Sampler:
         self._token_bytes: list[bytes] | None = None
         self._stops: dict[tuple[str, ...], StopStrings] = {}
         self._watch: Watch | None = None
-        self._steps = self._decode_rows = self._finished = 0
+        self._in_flight: _InFlight | None = None
+        self._steps = self._decode_rows = self._finished = self._beyond_end = 0
         self._schedule_seconds = self._host_seconds = 0.0
 
     @classmethod
@@ -113,12 +129,14 @@ class Sampler:
         invariant: bool | None = None,
         backend: str = "auto",
         max_running: int = 256,
+        ahead: bool | None = None,
     ) -> Sampler:
         """Loads ``model`` (a folder, a GGUF file, a named model or a Hugging Face name).
 
         ``dtype``: auto (bf16 where the CPU multiplies it natively, else float32), bf16 or float32. ``threads``: CPU
         threads, all cores by default. ``kv_memory``: bytes, or text such as "4GiB". ``invariant``: tokens independent of
-        the batch; the default on CPUs. Raises UserError for anything that cannot be used.
+        the batch; the default on CPUs. ``ahead``: launch each step before the tokens of the one before are here; the
+        default on GPUs. Raises UserError for anything that cannot be used.
         """
         target = torch.device(device)
         if target.type == "cuda" and not torch.cuda.is_available():
@@ -144,7 +162,15 @@ class Sampler:
         weights = load_weights(folder, config, chosen, target)
         cos, sin = rope_table(config, config.max_positions)
         decoder = Decoder(config, weights, ops, (cos.to(target), sin.to(target)))
-        return cls(decoder, tokenizer, plan, prefix_share=prefix_share, invariant=invariant, max_running=max_running)
+        return cls(
+            decoder,
+            tokenizer,
+            plan,
+            prefix_share=prefix_share,
+            invariant=invariant,
+            max_running=max_running,
+            ahead=target.type != "cpu" if ahead is None else ahead,
+        )
 
     # -- drawing --------------------------------------------------------------------------------------------------
 
@@ -193,11 +219,12 @@ class Sampler:
                     else:
                         assert isinstance(request, Request)
                         self._add(request)
-                if not self.scheduler.busy:
+                if not self.scheduler.busy and self._in_flight is None:
                     assert not more, "the source waits for paths and none is being drawn"
                     return
                 yield from self._step()
         finally:
+            self._in_flight = None
             self.scheduler.abort()
 
     def check_request(self, request: Request) -> None:
@@ -228,7 +255,7 @@ class Sampler:
         longest = min(p.max_tokens, self.config.max_positions - len(request.tokens))
         for index in request.indices():
             noise = Noise(key, index, p.temperature, p.top_k, p.top_p, p.min_p)
-            payload = _Path(request, index, noise, stops, [])
+            payload = _Path(request, index, noise, stops)
             self.scheduler.add(
                 SequenceState(payload, list(request.tokens), len(request.tokens), longest, share=self.prefix_share)
             )
@@ -244,51 +271,78 @@ class Sampler:
         return self._token_bytes
 
     def _step(self) -> list[Generation]:
+        """Launches a step and takes in the tokens of the one before (or of this one, unless steps run ahead)."""
         begin = time.perf_counter()
+        before = self._in_flight
         try:
-            step = self.scheduler.schedule()
+            step = self.scheduler.schedule(ahead=before is not None)
             scheduled = time.perf_counter()
-            paths = [s.payload for s in step.decode]
-            tokens, logprobs = self.runner.run(step, [p.noise for p in paths])  # type: ignore[attr-defined]
+            self._in_flight = self._launch(step, before) if step.rows else None
+            if before is None and not self.ahead:
+                before, self._in_flight = self._in_flight, None
+            tokens, logprobs = before.launched.result() if before else ([], [])
         except BaseException:  # an interrupt too: what this step should have computed must not be taken for computed
+            self._in_flight = None
             self.scheduler.abort()
             self.tree.forget()
             raise
         ran = time.perf_counter()
-        finished = []
-        for sequence, path, token, logprob in zip(step.decode, paths, tokens, logprobs, strict=True):
-            assert isinstance(path, _Path)
-            if token < 0:
-                raise UserError(
-                    f"request '{path.request.name}': the model gives NaN logits; its weights are damaged, or this "
-                    "dtype overflows: try --dtype float32"
-                )
-            sequence.tokens.append(token)
-            path.logprobs.append(logprob)
-            reason = self._finish_reason(sequence, path, token)
-            if reason:
-                self.scheduler.finish(sequence)
-                finished.append(self._generation(sequence, path, reason))
-        self._steps += 1
+        finished = self._take(before, tokens, logprobs) if before else []
+        self._steps += step.rows > 0
         self._decode_rows += len(step.decode)
         self._finished += len(finished)
         self._schedule_seconds += scheduled - begin
         self._host_seconds += time.perf_counter() - ran
         return finished
 
+    def _launch(self, step: Step, before: _InFlight | None) -> _InFlight:
+        paths = [s.payload for s in step.decode]
+        noise = [p.noise for p in paths]  # type: ignore[attr-defined]
+        launched = self.runner.launch(step, noise, before.launched if before else None)
+        places = []
+        for row, sequence in enumerate(step.decode):
+            places.append(len(sequence.tokens))
+            sequence.tokens.append(UNKNOWN)
+            sequence.row = row
+        return _InFlight(step.decode, places, launched)
+
+    def _take(self, step: _InFlight, tokens: Sequence[int], logprobs: Sequence[float]) -> list[Generation]:
+        """Tokens have reached the host: the paths that end with them."""
+        finished = []
+        learn = self.scheduler.learn
+        for sequence, place, token, logprob in zip(step.sequences, step.places, tokens, logprobs, strict=True):
+            path = sequence.payload
+            assert isinstance(path, _Path)
+            if sequence.ended:
+                self._beyond_end += 1
+                continue
+            if token < 0:
+                raise UserError(
+                    f"request '{path.request.name}': the model gives NaN logits; its weights are damaged, or this "
+                    "dtype overflows: try --dtype float32"
+                )
+            learn(sequence, place, token)
+            path.drawn.append(token)
+            path.logprobs.append(logprob)
+            reason = self._finish_reason(sequence, path, token)
+            if reason:
+                self.scheduler.finish(sequence)
+                finished.append(self._generation(path, reason))
+        return finished
+
     def _finish_reason(self, sequence: SequenceState, path: _Path, token: int) -> str | None:
         if token in self.config.eos_ids and not path.request.params.ignore_eos:
             return "eos"
-        if path.stops is not None and path.stops.found(sequence.tokens, sequence.prompt_length):
+        if path.stops is not None and path.stops.found(path.drawn, 0):
             return "stop"
         if self._watch is not None:
-            word = self._watch.verdict(path.request.name, path.sample_index, sequence.tokens, sequence.prompt_length)
+            word = self._watch.verdict(path.request.name, path.sample_index, path.drawn)
             if word:
                 return word
-        return "length" if sequence.drawn >= sequence.max_tokens else None
+        return "length" if len(path.drawn) >= sequence.max_tokens else None
 
-    def _generation(self, sequence: SequenceState, path: _Path, reason: str) -> Generation:
-        drawn = sequence.tokens[sequence.prompt_length :]
+    def _generation(self, path: _Path, reason: str) -> Generation:
+        drawn = path.drawn
         text = self.tokenizer.decode(drawn[:-1] if reason == "eos" else drawn)
         if path.request.params.stop:
             text = cut(text, path.request.params.stop)
@@ -310,6 +364,7 @@ class Sampler:
             self._finished,
             s.prompt_tokens,
             s.preemptions,
+            self._beyond_end,
             seconds,
         )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rftfast.engine.tree import PAGE, KVTree, Node, OutOfPages
+from rftfast.engine.tree import PAGE, UNKNOWN, KVTree, Node, OutOfPages
 
 _LENGTHS_SEEN = 512  # finished lengths remembered
 _LENGTHS_NEEDED = 64  # before this many are known, every path counts as long as it may get
@@ -23,7 +23,8 @@ _QUANTILE = 0.9
 
 @dataclass(eq=False)
 class SequenceState:
-    """One path being drawn. ``payload`` is the caller's; ``tokens`` are the prompt and what has been drawn."""
+    """One path being drawn. ``payload`` is the caller's; ``tokens`` are the prompt and what has been drawn, ``UNKNOWN``
+    for tokens of a step that is still being computed."""
 
     payload: object
     tokens: list[int]
@@ -40,10 +41,18 @@ class SequenceState:
     order: tuple[int, ...] = ()
     order_version: int = -1
     preemptions: int = 0
+    row: int = -1
+    """Its row in the last step it was drawn in: where its newest token is found while that is unknown here."""
+    ended: bool = False
 
     @property
     def drawn(self) -> int:
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def full(self) -> bool:
+        """No further token may be drawn; the last one may be unknown yet."""
+        return self.drawn >= self.max_tokens
 
 
 @dataclass
@@ -95,20 +104,33 @@ class Scheduler:
     def busy(self) -> bool:
         return bool(self.waiting or self.running)
 
-    def schedule(self) -> Step:
-        """The next step. Every token in it counts as computed from here on."""
+    def schedule(self, ahead: bool = False) -> Step:
+        """The next step. Every token in it counts as computed from here on.
+
+        ``ahead``: the step before is still being computed, so newest tokens are ``UNKNOWN``, and there may be nothing to do
+        before they are there.
+        """
         step = Step()
         self._extend_running(step)
         self._admit(step)
         step.decode = self._ordered()
-        assert step.rows > 0 or not self.busy, "nothing to do with work waiting"
+        assert step.rows > 0 or ahead or not self.busy, "nothing to do with work waiting"
         return step
 
+    def learn(self, sequence: SequenceState, at: int, token: int) -> None:
+        """The token at index ``at`` of ``sequence.tokens`` has come to be known."""
+        sequence.tokens[at] = token
+        if sequence.leaf is not None and sequence.leaf.start <= at < sequence.leaf.end:
+            self.tree.learn(sequence.leaf, at, token)
+
     def finish(self, sequence: SequenceState) -> None:
-        """A running sequence has drawn its last token; its pages are free."""
-        assert sequence.leaf is not None
+        """A sequence has drawn its last token; its pages are free."""
         self._lengths.append(sequence.drawn)
         self._usual = None
+        sequence.ended = True
+        if sequence.leaf is None:  # preempted while that token was being computed
+            self.waiting.remove(sequence)
+            return
         self.running.remove(sequence)
         self._leave(sequence)
 
@@ -137,6 +159,9 @@ class Scheduler:
         while i < len(self.running):
             sequence = self.running[i]
             assert sequence.leaf is not None
+            if sequence.full:
+                i += 1
+                continue
             try:
                 step.copies += self.tree.append(sequence.leaf, sequence.tokens[sequence.leaf.end :])
             except OutOfPages:
@@ -181,7 +206,7 @@ class Scheduler:
                 assert sequence.leaf is not None
                 sequence.order = tuple(node.id for node in sequence.leaf.ancestors())[::-1]
                 sequence.order_version = version
-        return sorted(self.running, key=lambda s: s.order)
+        return sorted((s for s in self.running if not s.full), key=lambda s: s.order)
 
     # -- admission ------------------------------------------------------------------------------------------------
 
@@ -189,6 +214,8 @@ class Scheduler:
         budget = self.max_rows - len(self.running)
         while self.waiting and budget > 0 and len(self.running) < self.max_running:
             sequence = self.waiting[0]
+            if sequence.tokens[-1] == UNKNOWN:
+                return  # preempted just now; its newest token is there after this step
             if sequence.prompt_node is None:
                 if self.running and not self._fits(sequence):
                     return

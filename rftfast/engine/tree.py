@@ -19,6 +19,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 PAGE = 16
+UNKNOWN = -1  # a token that is being drawn: its page is taken, its value comes a step later; it matches nothing
 
 
 class OutOfPages(Exception):
@@ -204,6 +205,17 @@ class KVTree:
         if fresh and tokens:
             self._index(node)
         return copies
+
+    def learn(self, node: Node, position: int, token: int) -> None:
+        """Replaces the placeholder (``UNKNOWN``) at ``position`` of a node being written by its token."""
+        at = position - node.start
+        assert node.writer and node.tokens[at] == UNKNOWN
+        if at:
+            node.tokens[at] = token
+            return
+        self._unindex(node)
+        node.tokens[0] = token
+        self._index(node)
 
     def close(self, node: Node) -> None:
         """No more tokens are appended; the lock stays."""

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from rftfast.engine.runner import Noise, Runner
+from rftfast.engine.runner import Launched, Noise, Runner
 from rftfast.engine.scheduler import Scheduler, SequenceState, Step
-from rftfast.engine.tree import PAGE, KVTree
+from rftfast.engine.tree import PAGE, UNKNOWN, KVTree
 from rftfast.models.decoder import StepInputs
 from rftfast.ops import AttentionPlan
 
@@ -123,7 +123,18 @@ class Job:
 
 
 class Simulation:
-    def __init__(self, jobs: Sequence[Job], pages: int, max_running: int, max_rows: int, letters: int = 3) -> None:
+    """``ahead``: tokens reach the scheduler one step late, as with a GPU."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        pages: int,
+        max_running: int,
+        max_rows: int,
+        letters: int = 3,
+        *,
+        ahead: bool = False,
+    ) -> None:
         longest = max(len(j.prompt) + j.max_tokens for j in jobs)
         self.tree = KVTree(pages)
         self.scheduler = Scheduler(self.tree, max_running, max_rows)
@@ -134,6 +145,9 @@ class Simulation:
         """Jobs by first start."""
         self.steps = 0
         self.peak = 0
+        self.letters = letters
+        self.ahead = ahead
+        self.in_flight: tuple[list[SequenceState], list[int], Launched] | None = None
 
     def add(self, job: Job) -> None:
         state = SequenceState(job, list(job.prompt), len(job.prompt), job.max_tokens, share=job.share)
@@ -141,14 +155,17 @@ class Simulation:
 
     def step(self) -> Step:
         scheduler = self.scheduler
-        step = scheduler.schedule()
+        before = self.in_flight
+        step = scheduler.schedule(ahead=before is not None)
         self.tree.check()
         assert step.rows <= scheduler.max_rows
-        assert len(step.decode) == len(scheduler.running) <= scheduler.max_running
-        assert set(map(id, step.decode)) == set(map(id, scheduler.running))
+        going = [s for s in scheduler.running if not s.full]
+        assert len(step.decode) == len(going) <= len(scheduler.running) <= scheduler.max_running
+        assert self.ahead or len(going) == len(scheduler.running)
+        assert set(map(id, step.decode)) == set(map(id, going))
         slots = [s.slot for s in step.decode]
         assert len(set(slots)) == len(slots) and all(0 <= s < scheduler.max_running for s in slots)
-        rows = [list(s.tokens) for s in step.decode]
+        rows = [self.true_tokens(s) for s in step.decode]
         for chunk in step.chunks:
             path = [t for member in [*chunk.node.ancestors()][::-1] for t in member.tokens]
             assert path[chunk.start : chunk.start + len(chunk.tokens)] == chunk.tokens
@@ -158,24 +175,51 @@ class Simulation:
         started = [id(s.payload) for s in scheduler.running]
         self.order += [j for j in started if j not in self.order]
         noise = [Noise(j.key, j.sample, 1.0, 0, 1.0, 0.0) for j in jobs]
-        tokens, _ = self.runner.run(step, noise)
-        for sequence, token in zip(step.decode, tokens, strict=True):
-            sequence.tokens.append(token)
-            if sequence.drawn >= sequence.payload.length:
-                assert id(sequence.payload) not in self.finished
-                self.finished[id(sequence.payload)] = sequence.tokens[sequence.prompt_length :]
-                scheduler.finish(sequence)
+        if step.rows:
+            launched = self.runner.launch(step, noise, before[2] if before else None)
+            places = [len(s.tokens) for s in step.decode]
+            for row, sequence in enumerate(step.decode):
+                sequence.tokens.append(UNKNOWN)
+                sequence.row = row
+            self.in_flight = step.decode, places, launched
+        else:
+            assert before is not None, "a step of nothing"
+            self.in_flight = None
+        if not self.ahead:
+            before, self.in_flight = self.in_flight, None
+        if before:
+            self.take(*before)
         self.tree.check()
         self.peak = max(self.peak, self.tree.n_pages - self.tree.free_pages)
         self.steps += 1
         assert self.steps < 20_000, "no end in sight"
         return step
 
+    def true_tokens(self, sequence: SequenceState) -> list[int]:
+        """What stands behind ``UNKNOWN``, too."""
+        job, start = sequence.payload, sequence.prompt_length
+        assert isinstance(job, Job)
+        drawn = [drawn_token(job.key, job.sample, t, self.letters) for t in range(sequence.drawn)]
+        assert all(t in (UNKNOWN, true) for t, true in zip(sequence.tokens[start:], drawn, strict=True))
+        return [*sequence.tokens[:start], *drawn]
+
+    def take(self, sequences: list[SequenceState], places: list[int], launched: Launched) -> None:
+        for sequence, place, token in zip(sequences, places, launched.result()[0], strict=True):
+            if sequence.ended:
+                continue
+            self.scheduler.learn(sequence, place, token)
+            job = sequence.payload
+            assert isinstance(job, Job)
+            if place + 1 - sequence.prompt_length >= job.length:
+                assert id(job) not in self.finished
+                self.finished[id(job)] = sequence.tokens[sequence.prompt_length : place + 1]
+                self.scheduler.finish(sequence)
+
     def run(self, jobs: Sequence[Job], letters: int = 3) -> None:
         """All jobs, added at once, to their end; checks what was drawn and that nothing is left behind."""
         for job in jobs:
             self.add(job)
-        while self.scheduler.busy:
+        while self.scheduler.busy or self.in_flight:
             self.step()
         self.check_end(jobs, letters)
 

@@ -71,7 +71,16 @@ def expected(request: pytest.FixtureRequest, folder: Path) -> tuple[str, Paths]:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"max_running": 2}, {"max_running": 5}, {"prefix_share": False}, {"threads": 2}]
+    "options",
+    [
+        {},
+        {"max_running": 2},
+        {"max_running": 5},
+        {"prefix_share": False},
+        {"threads": 2},
+        {"ahead": True},
+        {"ahead": True, "max_running": 3},
+    ],
 )
 def test_paths_do_not_depend_on_the_batch(folder: Path, expected: tuple[str, Paths], options: dict[str, Any]) -> None:
     dtype, alone = expected
@@ -89,9 +98,10 @@ def test_paths_do_not_depend_on_the_order_or_on_other_requests(folder: Path, exp
     assert len(found) == len(alone) + 3 * 40
 
 
-def test_paths_do_not_depend_on_preemption(folder: Path, expected: tuple[str, Paths]) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_paths_do_not_depend_on_preemption(folder: Path, expected: tuple[str, Paths], ahead: bool) -> None:
     dtype, alone = expected
-    sampler = make(folder, dtype, pages=13)
+    sampler = make(folder, dtype, pages=13, ahead=ahead)
     short = Request("short", (1, 2, 3), replace(PARAMS, k=64, max_tokens=1))
     assert len(list(sampler.stream([short]))) == 64  # from now on, short paths are expected
     assert paths(sampler.stream(requests())) == alone

@@ -49,6 +49,7 @@ def workloads(draw: Any, exact: bool = False, continued: bool = True) -> list[Jo
 def test_every_sequence_draws_what_it_would_alone(jobs: list[Job], spare: int, running: int, more_rows: int) -> None:
     pages = max(j.pages for j in jobs) + spare
     Simulation(jobs, pages, running, running + more_rows, LETTERS).run(jobs, LETTERS)
+    Simulation(jobs, pages, running, running + more_rows, LETTERS, ahead=True).run(jobs, LETTERS)
 
 
 @settings(RELAXED, max_examples=100, phases=PHASES)
@@ -59,20 +60,21 @@ def test_every_sequence_draws_what_it_would_alone(jobs: list[Job], spare: int, r
     more_rows=st.integers(0, 40),
     seen=st.lists(st.integers(1, 8), min_size=64, max_size=64),
     arrivals=st.lists(st.integers(0, 12), min_size=40, max_size=40),
+    ahead=st.booleans(),
 )
 def test_too_hopeful_a_guess_costs_preemptions_and_nothing_else(
-    jobs: list[Job], spare: int, running: int, more_rows: int, seen: list[int], arrivals: list[int]
+    jobs: list[Job], spare: int, running: int, more_rows: int, seen: list[int], arrivals: list[int], ahead: bool
 ) -> None:
     """Short lengths were seen before, so too much is admitted; and the requests come in one by one."""
     pages = max(j.pages for j in jobs) + spare
-    simulation = Simulation(jobs, pages, running, running + more_rows, LETTERS)
+    simulation = Simulation(jobs, pages, running, running + more_rows, LETTERS, ahead=ahead)
     simulation.scheduler._lengths.extend(seen)
     for job, steps in zip(jobs, arrivals, strict=False):
         simulation.add(job)
         for _ in range(steps):
             if simulation.scheduler.busy:
                 simulation.step()
-    while simulation.scheduler.busy:
+    while simulation.scheduler.busy or simulation.in_flight:
         simulation.step()
     simulation.check_end(jobs, LETTERS)
 
