@@ -31,7 +31,7 @@ def cost(
     gpu: str = typer.Option("A100-80GB", help="A100-40GB, A100-80GB, H100, H200, B200, L4, L40S or RTX-4090."),
     batch: int = typer.Option(256, help="Paths drawn at the same time."),
     utilisation: float = typer.Option(
-        None, min=0.001, max=1.0, help="Share of the bound that you reach, as measured: adds hours at that share."
+        None, min=0.001, max=1.0, help="Share of the bound that you reach, as measured: adds times at that share."
     ),
     json_file: Path = typer.Option(None, "--json", help="Also write the figures as JSON; - prints them alone."),
 ) -> None:
@@ -100,20 +100,23 @@ def _show(found: Estimate, utilisation: float | None) -> None:
         f"sampling {found.batch} paths at a time needs {found.gpus_alone} with prompts alone, {found.gpus_shared} shared",
     )
     table = Table("")
-    for column in ("tokens", "FLOPs", "GPU-hours ≥", "bound by", *([f"at {utilisation:.0%}"] if utilisation else [])):
+    for column in ("tokens", "FLOPs", "GPU time ≥", "bound by", *([f"at {utilisation:.0%}"] if utilisation else [])):
         table.add_column(column, justify="right")
     for stage in found.stages:
-        more = [_hours(stage.gpu_hours / utilisation)] if utilisation else []
-        table.add_row(
-            stage.name, _amount(stage.tokens), f"{stage.flops:.2e}", _hours(stage.gpu_hours), stage.bound, *more
-        )
+        more = [_time(stage.seconds / utilisation)] if utilisation else []
+        table.add_row(stage.name, _amount(stage.tokens), f"{stage.flops:.2e}", _time(stage.seconds), stage.bound, *more)
     console.print(table)
     if w.saved is None:
         console.print("early stop: not measured; name a run with --run, or give --saved", highlight=False)
 
 
-def _hours(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.2g} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    hours = seconds / 3600
+    return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"
 
 
 def _amount(value: float) -> str:

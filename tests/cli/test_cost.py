@@ -24,7 +24,8 @@ def test_a_published_shape_needs_nothing_else() -> None:
         "pre-training",
         "prompts shared",
         "early stop",
-        "GPU-hours",
+        "GPU time ≥",
+        "36,729 h",
         "at 50%",
         "512.0 KiB",
     ):
