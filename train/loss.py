@@ -65,10 +65,10 @@ def batch_loss(model: Any, batch: Batch) -> torch.Tensor:
     head = split_head(model)
     return linear_cross_entropy(
         hidden_states(head, batch),
-        weight,
+        head.weight,
         batch.labels,
         token_weights=batch.weights,
-        bias=bias,
+        bias=head.bias,
         transform=head.transform,
     )
 
