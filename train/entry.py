@@ -1,0 +1,46 @@
+"""What the entry scripts share: options in, exit status out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from rftfast.errors import UserError
+
+
+def main(method: str, about: str, arguments: Sequence[str] | None = None) -> int:
+    """Run one training method from the command line; the process's exit status.
+
+    0: the model is there. 2: bad input, in one line on stderr. 128 + n: stopped by signal n, everything saved.
+    """
+    from rftfast.train.config import TrainConfig
+    from rftfast.train.dry_run import dry_run
+    from rftfast.train.options import parse
+    from rftfast.train.stop import Stopped
+    from rftfast.train.trainer import train
+
+    rank = int(os.environ.get("RANK", "0"))
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if rank else logging.INFO)
+    for noisy in ("httpx", "torch", "transformers"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        config = parse(TrainConfig, arguments, program=f"train/{method}.py", about=about)
+        run: Callable[[TrainConfig, str], object] = dry_run if config.dry_run else train
+        run(config, method)
+    except UserError as error:
+        return _end(f"error: {error}", 2, rank)
+    except Stopped as stopped:
+        return _end(str(stopped), 128 + stopped.number, rank)
+    return 0
+
+
+def _end(line: str, status: int, rank: int) -> int:
+    if rank:
+        # Most errors are everyone's, and then torchrun ends this process before it speaks up a second time.
+        time.sleep(2)
+        line = f"process {rank}: {line}"
+    print(line, file=sys.stderr, flush=True)
+    return status

@@ -1,0 +1,220 @@
+"""A training job: everything that was asked for, read and checked, before weights are loaded or a process group is formed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rftfast.data.manifest import RUN_FILE, open_manifest, read_manifest
+from rftfast.data.prompts import TEMPLATES, Template, load_template
+from rftfast.errors import UserError
+from rftfast.train.config import TrainConfig
+from rftfast.train.documents import Document, documents
+from rftfast.train.examples import Example, read_examples, stored_template
+from rftfast.train.model import Base, open_base
+from rftfast.train.packing import Step, plan_steps
+
+_log = logging.getLogger(__name__)
+_NAMED = 5  # documents named in a message
+# Templates that can be told from the prompts they make.
+_TELLING = (TEMPLATES["gsm8k"], TEMPLATES["alpaca"])
+_OURS = ("checkpoints", "logs", "model", "tensorboard", "wandb", "metrics.jsonl", "stopped.jsonl", "loss.png", RUN_FILE)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Model, template and documents, resolved. Built by :func:`prepare`."""
+
+    config: TrainConfig
+    method: str
+    base: Base
+    template: Template | None
+    """What is stored with the model; None where the data came with prompts and nobody said how they were made."""
+    documents: tuple[Document, ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    """What the user should know, a line each."""
+
+    @functools.cached_property
+    def plan(self) -> tuple[tuple[Step, ...], ...]:
+        """The steps of each epoch."""
+        c = self.config
+        return tuple(
+            tuple(
+                plan_steps(
+                    self.documents,
+                    budget_tokens=c.row_tokens,
+                    documents_per_step=c.batch_size,
+                    seed=c.seed,
+                    epoch=epoch,
+                    paths_together=c.share_prompts,
+                )
+            )
+            for epoch in range(c.epochs)
+        )
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        planned = sum(len(epoch) for epoch in self.plan)
+        return planned if self.config.max_steps is None else min(planned, self.config.max_steps)
+
+    @functools.cached_property
+    def useful_tokens(self) -> int:
+        """Tokens of all steps, a prompt counted for each document."""
+        return sum(step.useful_tokens for step in self.planned())
+
+    def planned(self) -> list[Step]:
+        """All steps in order."""
+        return [step for epoch in self.plan for step in epoch][: self.steps]
+
+    def open_folder(self) -> bool:
+        """Write OUT/run.json, or check that the one there is of the same job. Returns whether it was there.
+
+        Raises:
+            UserError: the folder holds something else, or another job (each difference named).
+        """
+        out = Path(self.config.out)
+        check_folder(out)
+        out.mkdir(parents=True, exist_ok=True)
+        template = self.template and {
+            "text": self.template.prompt,
+            "shot": self.template.shot,
+            "chat": self.template.chat,
+        }
+        config = {"method": self.method, **self.config.identity(), "template": template}
+        fingerprints = {
+            "model": self.base.fingerprint,
+            "tokenizer": self.base.tokenizer.fingerprint(),
+            "documents": fingerprint(self.documents),
+        }
+        notes = {
+            name: getattr(self.config, name) for name in ("model", "data", "prompt", "limit", "row_tokens", "dtype")
+        }
+        return open_manifest(out, config, fingerprints, _versions(), notes)
+
+
+def prepare(config: TrainConfig, method: str) -> Job:
+    """Read and check everything but the weights.
+
+    Raises:
+        UserError: a bad model, data, template or folder, documents that are too long, or tokens the model has not.
+    """
+    check_folder(Path(config.out))
+    base = open_base(config.model)
+    examples, template, notes = _read(config)
+    found = documents(examples, base.tokenizer, eos_id=base.eos_id)
+    kept = _short_enough(found, config)
+    _check_fits(kept, base, config)
+    stored = None if template is None else replace(template, shots=0, stop=())
+    return Job(config, method, base, stored, tuple(kept), (*notes, *_same_model(config, base)))
+
+
+def fingerprint(found: Sequence[Document]) -> str:
+    """Hash (hex) of the documents' ids and tokens, whatever their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for document in sorted(found, key=lambda d: d.id):
+        digest.update(f"{document.id}\0{document.group}\0{document.prompt_length}\0".encode("utf-8", "surrogatepass"))
+        digest.update(document.tokens.astype("<i4").tobytes())
+        if document.weights is not None:
+            digest.update(document.weights.astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder that is neither empty nor a training run's, before anything is written into it."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; choose another --out")
+    if not out.is_dir() or (out / RUN_FILE).exists():
+        if (out / "samples").exists():
+            raise UserError(f"{out} is the folder of a sampling run; choose another --out")
+        return
+    foreign = sorted(item.name for item in out.iterdir() if item.name not in _OURS and not item.name.startswith("."))
+    if foreign:
+        raise UserError(
+            f"{out} is not a training run (it holds {foreign[0]}); choose a new or an empty folder as --out"
+        )
+
+
+def _read(config: TrainConfig) -> tuple[list[Example], Template | None, list[str]]:
+    """The examples, and the template their prompts are made with, as far as it is known."""
+    run = stored_template(config.data)
+    given = None if config.prompt is None else load_template(config.prompt)
+    if run is not None and given is not None and (given.prompt, given.chat) != (run.prompt, run.chat):
+        raise UserError(
+            f"{config.data} was sampled with the template {run.name}, not {config.prompt}; leave --prompt out"
+        )
+    template = given or run
+    examples = read_examples(config.data, template or TEMPLATES["gsm8k"])[: config.limit]
+    if template is None:
+        template = next((t for t in _TELLING if all(_has(t, e) for e in examples)), None)
+    elif not template.chat:
+        odd = next((e.id for e in examples if not _has(template, e)), None)
+        if odd is not None:
+            raise UserError(f"{config.data}: the prompt of {odd} is not made with the template {template.name}")
+    if template is None:
+        return (
+            examples,
+            None,
+            ["how the prompts were made is not known, so no template is stored with the model (--prompt)"],
+        )
+    return examples, template, []
+
+
+def _has(template: Template, example: Example) -> bool:
+    """Whether the example's prompt is ``template``, without shots, around a question."""
+    head, tail = template.prompt.replace("{shots}", "").split("{question}", 1)
+    prompt = example.prompt
+    return isinstance(prompt, str) and not example.rendered and prompt.startswith(head) and prompt.endswith(tail)
+
+
+def _short_enough(found: list[Document], config: TrainConfig) -> list[Document]:
+    long = [document for document in found if len(document) > config.max_length]
+    if not long:
+        return found
+    names = ", ".join(f"{document.id} ({len(document)})" for document in long[:_NAMED]) + ", …" * (len(long) > _NAMED)
+    said = f"{len(long)} of {len(found)} examples are longer than --max-length {config.max_length} tokens: {names}"
+    if not config.drop_long:
+        raise UserError(f"{said}; raise it, or leave them out with --drop-long")
+    if len(long) == len(found):
+        raise UserError(f"{said}; no example is left, so raise it")
+    _log.warning("%s; they are left out", said)
+    return [document for document in found if len(document) <= config.max_length]
+
+
+def _check_fits(kept: list[Document], base: Base, config: TrainConfig) -> None:
+    text = base.config.get_text_config()
+    most, longest = max(int(d.tokens.max()) for d in kept), max(len(d) for d in kept)
+    if most >= text.vocab_size:
+        raise UserError(
+            f"{base.folder}: its tokenizer gives token {most}, but its vocabulary has {text.vocab_size}; they do not belong"
+            " together: download the model again"
+        )
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions is not None and longest > positions:
+        raise UserError(
+            f"{base.folder}: takes {positions} tokens, the longest example has {longest}; lower --max-length"
+        )
+
+
+def _same_model(config: TrainConfig, base: Base) -> list[str]:
+    """RFT starts from the base model afresh; the paths' own model is seldom what was meant (arXiv 2308.01825, section 2)."""
+    folder = Path(config.data)
+    folder = folder if folder.is_dir() else folder.parent
+    if not (folder / RUN_FILE).is_file() or stored_template(config.data) is None:
+        return []
+    if read_manifest(folder)["fingerprints"].get("model") != base.fingerprint:
+        return []
+    return ["this is the model that sampled the paths; the paper trains the base model it came from"]
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib import metadata
+
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in ("rftfast", "torch", "transformers", "tokenizers", "numpy")
+    }

@@ -1,0 +1,150 @@
+"""The model to train: transformers' own code, from any name the project resolves, taken as a module that gives the loss."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rftfast.errors import UserError
+from rftfast.models.config import read_json
+from rftfast.models.resolve import fingerprint, resolve
+from rftfast.models.tokenizer import Tokenizer
+from rftfast.models.weights import weight_files
+from rftfast.ops import native
+from rftfast.train.attention import use_packed_attention
+from rftfast.train.batch import Batch
+from rftfast.train.config import TrainConfig
+from rftfast.train.loss import batch_loss
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The model that training starts from: its folder and what can be known without its weights."""
+
+    folder: Path
+    config: Any
+    """transformers' configuration."""
+    tokenizer: Tokenizer
+    eos_id: int | None
+    """The token that ends a document: the tokenizer's, or the configuration's first."""
+    fingerprint: str
+
+
+class Learner(nn.Module):
+    """A causal model as a function of a packed row: the sum of the losses of its response tokens.
+
+    It is FSDP's root, so that the head's weight is collected while the loss is computed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return batch_loss(self.model, batch)
+
+    def layers(self) -> list[nn.Module]:
+        """The blocks that repeat: what is split, recomputed and compiled by itself."""
+        names = set(getattr(self.model, "_no_split_modules", None) or ())
+        found = [module for module in self.model.modules() if type(module).__name__ in names]
+        return found or [m for group in self.model.modules() if isinstance(group, nn.ModuleList) for m in group]
+
+
+def open_base(name: str) -> Base:
+    """Resolve ``name`` and read all but the weights.
+
+    Raises:
+        UserError: no such model, quantised weights, or an architecture transformers does not know.
+    """
+    from transformers import AutoConfig
+
+    folder = resolve(name)
+    raw = read_json(folder / "config.json", "download the model again")
+    if raw.get("quantization_config"):
+        raise UserError(f"{folder}: quantised weights cannot be trained; use the bf16 or float16 release")
+    weight_files(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"{folder}: transformers cannot read its config.json ({_one_line(error)})") from None
+    tokenizer = Tokenizer.from_folder(folder)
+    ends = raw.get("eos_token_id")
+    first = ends[0] if isinstance(ends, list) and ends else ends
+    eos = tokenizer.eos_id if tokenizer.eos_id is not None else first
+    return Base(folder, config, tokenizer, eos if isinstance(eos, int) else None, fingerprint(folder))
+
+
+def build(base: Base, config: TrainConfig, *, weights: bool = True) -> Learner:
+    """The model with packed attention, in float32 on the CPU; without ``weights`` on the meta device.
+
+    Raises:
+        UserError: weights that are missing, broken or do not fit, or an architecture that cannot be trained packed.
+    """
+    import transformers
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    loader: Any = transformers.AutoModelForCausalLM
+    try:
+        if weights:
+            model, report = loader.from_pretrained(
+                base.folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
+            _refuse_gaps(base.folder, report)
+        else:
+            with torch.device("meta"):
+                model = loader.from_config(base.config, dtype=torch.float32)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise UserError(f"{base.folder}: transformers cannot load the model ({_one_line(error)})") from None
+    model.config.use_cache = False
+    use_packed_attention(model)
+    learner = Learner(model)
+    learner.train()
+    if config.recompute:
+        _recompute(model)
+    if config.compile:
+        for layer in learner.layers():
+            layer.compile(dynamic=True)
+    return learner
+
+
+def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """``auto``: bf16 on GPUs and on CPUs that multiply it natively, else float32."""
+    if config.dtype != "auto":
+        return {"bf16": torch.bfloat16, "float32": torch.float32}[config.dtype]
+    if device.type != "cpu":
+        return torch.bfloat16
+    has_bf16 = native.available() is None and native.load().isa() == "avx512_bf16"
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def _refuse_gaps(folder: Path, report: dict[str, Any]) -> None:
+    """transformers fills weights it does not find with noise and goes on; that is no base to train."""
+    for kind, what in (("missing_keys", "lack"), ("mismatched_keys", "have another shape than config.json says for")):
+        keys = sorted(key if isinstance(key, str) else key[0] for key in report.get(kind) or ())
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise UserError(f"{folder}: the weights {what} {keys[0]}{more}: download the model again")
+    unused = sorted(report.get("unexpected_keys") or ())
+    if unused:
+        _log.warning(
+            "%s: %d tensors have no place in the model and are left out, such as %s", folder, len(unused), unused[0]
+        )
+
+
+def _recompute(model: Any) -> None:
+    if not model.supports_gradient_checkpointing:
+        raise UserError(f"{type(model).__name__} does not support --recompute; leave it out")
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

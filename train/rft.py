@@ -1,0 +1,20 @@
+"""Rejection-sampling fine-tuning: ``torchrun train/rft.py --model M --data runs/x --out ckpt`` (or plain python)."""
+
+import os
+import sys
+
+# Before torch is loaded: threads that wait sleep soon instead of starving their partners (see docs/lab-book.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
+def main() -> int:
+    from rftfast.train import entry
+
+    return entry.main("rft", "Fine-tune a base model on verified reasoning paths (rejection-sampling fine-tuning).")
+
+
+if __name__ == "__main__":
+    # Run as a file, Python looks for modules beside it first, where ours would hide others of the same name.
+    if sys.path and os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpath(__file__)):
+        sys.path.pop(0)
+    sys.exit(main())

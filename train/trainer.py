@@ -1,0 +1,230 @@
+"""The loop: rows forward and back, one optimizer step a global batch, checkpoints, metrics, and the model at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import signal
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from rftfast.data.atomic import append_whole
+from rftfast.data.lock import RunLock
+from rftfast.errors import UserError
+from rftfast.train.batch import collate
+from rftfast.train.checkpoint import Checkpointer, Position
+from rftfast.train.config import TrainConfig
+from rftfast.train.export import export, export_dtype, whole_weights
+from rftfast.train.flops import Peak, Work
+from rftfast.train.job import Job, prepare
+from rftfast.train.metrics import MetricsWriter, StepMetrics, draw, memory, read_metrics
+from rftfast.train.model import Learner, build, compute_dtype
+from rftfast.train.optimizer import Optimizer, learning_rate
+from rftfast.train.packing import Step, rows_for_rank
+from rftfast.train.parallel import Accumulation, World, on_main, open_world, shard
+from rftfast.train.progress import ProgressBar
+from rftfast.train.stop import Stopped, StopSignals
+
+_NAMED = 24  # ids named in a message
+
+
+def train(config: TrainConfig, method: str) -> Path:
+    """Train as ``config`` says and return the folder of the trained model. Goes on where an earlier call stopped.
+
+    Raises:
+        UserError: bad input, a loss that is not finite, a disk that refuses.
+        Stopped: SIGTERM or Ctrl-C; everything is saved.
+    """
+    job = prepare(config, method)
+    with open_world(config) as world, contextlib.ExitStack() as stack:
+        console = Console(quiet=not world.main, highlight=False)
+        out = Path(config.out)
+        resumed = False
+
+        def open_folder() -> None:
+            nonlocal resumed
+            resumed = job.open_folder()
+            stack.callback(RunLock(out).release)
+
+        on_main(world, open_folder)
+        return Trainer(job, world, console).run()
+
+
+class Trainer:
+    """One run on one process of a world."""
+
+    def __init__(self, job: Job, world: World, console: Console) -> None:
+        self.job = job
+        self.world = world
+        self.console = console
+        self.out = Path(job.config.out)
+        self.dtype = compute_dtype(job.config, world.device)
+        self.learner = self._build()
+        self.work = Work.of(self.learner.model)
+        self.optimizer = Optimizer(self.learner, job.config)
+        self.rows = Accumulation(self.learner, world, job.config)
+        folder = self.out / "checkpoints"
+        self.checkpoints = Checkpointer(folder, world, self.learner, self.optimizer, job.config.keep)
+
+    def run(self) -> Path:
+        job, world, config = self.job, self.world, self.job.config
+        position = self.checkpoints.load() or Position()
+        peak = Peak.of(world.device, self.dtype)
+        self._say_what(position, peak)
+        with contextlib.ExitStack() as stack:
+            writer = None
+            if world.main:
+                writer = MetricsWriter(self.out, config, position.steps)
+                stack.callback(writer.close)
+            bar = ProgressBar(self.console, job.steps, position.steps, job.useful_tokens - position.useful_tokens)
+            stop = stack.enter_context(StopSignals(world))
+            stack.enter_context(bar)
+            while position.steps < job.steps:
+                step = job.plan[position.epoch][position.index]
+                metrics = self._step(step, position, stop, peak)
+                position = self._after(step, position)
+                if writer is not None:
+                    writer.write(metrics)
+                    bar.update(metrics)
+                self.checkpoints.check()
+                if position.steps % config.checkpoint_every == 0 or position.steps == job.steps:
+                    self.checkpoints.save(position)
+            self.checkpoints.wait()
+        return self._finish()
+
+    def _build(self) -> Learner:
+        learner: Learner | None = None
+
+        def load() -> None:
+            nonlocal learner
+            learner = build(self.job.base, self.job.config)
+
+        on_main(self.world, load)
+        learner = learner or build(self.job.base, self.job.config, weights=False)
+        shard(learner, learner.layers(), self.world, self.job.config, self.dtype)
+        return learner
+
+    def _step(self, step: Step, position: Position, stop: StopSignals, peak: Peak) -> StepMetrics:
+        """One global batch. A stop that is asked for between two rows ends it without a trace in weights or optimizer."""
+        began = time.perf_counter()
+        world, job = self.world, self.job
+        rows = rows_for_rank(step, world.rank, world.size)
+        # Dropout, where a model has it, is a function of the run's seed, the step and the process, so that it resumes.
+        torch.manual_seed(_seed(job.config.seed, position.steps, world.rank))
+        losses = []
+        for i, row in enumerate(rows):
+            if number := stop.asked():
+                self.rows.abandon()
+                self._save_and_stop(position, number)
+            self.rows.begin_row(last=i == len(rows) - 1)
+            loss = self.learner(collate(row).to(world.device))
+            loss.backward()  # of the sum; the optimizer divides
+            losses.append(loss.detach())
+        found = torch.stack(losses).tolist()
+        (total,) = world.sum(math.fsum(found))
+        norm = self.optimizer.gradient_norm() / step.response_tokens
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            bad = [row.documents for row, loss in zip(rows, found, strict=True) if not math.isfinite(loss)]
+            self._refuse(step, position, total, [document.id for documents in bad for document in documents])
+        rate = learning_rate(job.config, position.steps, job.steps)
+        self.optimizer.step(rate, norm, step.response_tokens)
+        seconds = time.perf_counter() - began
+        mfu = None
+        if self.work is not None:
+            mfu = self.work.training(step) / (seconds * peak.per_second * world.size)
+        return StepMetrics(
+            step=position.steps + 1,
+            epoch=position.epoch + 1,
+            loss=total / step.response_tokens,
+            lr=rate,
+            grad_norm=norm,
+            seconds=seconds,
+            documents=len(step.documents),
+            tokens=step.useful_tokens,
+            response_tokens=step.response_tokens,
+            positions=step.tokens,
+            tokens_per_second=step.useful_tokens / seconds,
+            mfu=mfu,
+            memory=memory(world.device),
+        )
+
+    def _after(self, step: Step, position: Position) -> Position:
+        epoch, index = position.epoch, position.index + 1
+        if index == len(self.job.plan[epoch]):
+            epoch, index = epoch + 1, 0
+        return Position(position.steps + 1, epoch, index, position.useful_tokens + step.useful_tokens)
+
+    def _save_and_stop(self, position: Position, number: int) -> None:
+        if position.steps > 0:
+            self.checkpoints.save(position)
+            self.checkpoints.wait()
+        name = signal.Signals(number).name
+        raise Stopped(f"{name}: stopped after step {position.steps} and saved; the same command goes on", number)
+
+    def _refuse(self, step: Step, position: Position, loss: float, ids: list[str]) -> None:
+        """The weights are still those of the step before, which the last checkpoint may be older than."""
+        named = sorted({name for names in self.world.gather(ids) for name in names})
+        named = named or sorted(document.id for document in step.documents)
+        what = "the gradient's norm" if math.isfinite(loss) else "the loss"
+        if self.world.main:
+            event = {"step": position.steps + 1, "stopped": f"{what} is not finite", "ids": named}
+            append_whole(self.out / "stopped.jsonl", json.dumps(event).encode() + b"\n")
+        self.checkpoints.wait()
+        last = self.world.agree(self.checkpoints.last)
+        kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+        more = f" and {len(named) - _NAMED} more (stopped.jsonl)" if len(named) > _NAMED else ""
+        raise UserError(
+            f"step {position.steps + 1}: {what} is not finite; questions of the batch: {', '.join(named[:_NAMED])}{more};"
+            f" {kept}; look at these rows, or lower --lr"
+        )
+
+    def _finish(self) -> Path:
+        """Export the model and draw the curve."""
+        target = self.out / "model"
+        dtype = export_dtype(self.job.config, self.job.base)
+        weights = whole_weights(self.learner.model, dtype, self.world.main)
+        notes: list[str] = []
+
+        def write() -> None:
+            notes.extend(export(self.learner.model, weights, self.job.base, self.job.template, target, dtype))
+            rows = read_metrics(self.out)
+            if rows:
+                draw(rows, self.out / "loss.png")
+
+        on_main(self.world, write)
+        for note in notes:
+            self.console.print(f"[yellow]note[/]   {note}")
+        self.console.print(f"[bold]model[/]  {target} (reads back as it was written)")
+        return target
+
+    def _say_what(self, position: Position, peak: Peak) -> None:
+        job, config, world = self.job, self.job.config, self.world
+        weights = sum(p.numel() for p in self.learner.parameters())
+        kind = str(self.dtype).removeprefix("torch.")
+        tokens = sum(step.tokens for step in job.planned())
+        saved = f", {100 * (1 - tokens / job.useful_tokens):.0f} % of positions saved by shared prompts" * (
+            config.share_prompts > 1
+        )
+        lines = {
+            "model": f"{config.model}: {weights / 1e6:,.0f} M weights; {kind}, master float32",
+            "data": f"{len(job.documents):,} examples of {config.data}, {job.useful_tokens:,} tokens in all epochs{saved}",
+            "steps": f"{job.steps:,} of {config.batch_size} examples, rows of at most {config.row_tokens:,} tokens",
+            "device": f"{world.size} x {world.device.type}, peak {peak.per_second / 1e12:,.2f} TFLOP/s each ({peak.source})",
+            "out": str(self.out),
+        }
+        for name, text in lines.items():
+            self.console.print(f"[bold]{name:<6}[/] {text}")
+        for note in job.notes:
+            self.console.print(f"[yellow]note[/]   {note}")
+        if position.steps:
+            self.console.print(f"going on after step {position.steps:,}")
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
