@@ -1,8 +1,11 @@
 """Matrix products: torch's own (oneDNN on CPUs, cuBLAS on GPUs).
 
-oneDNN picks its kernel by shape. In bfloat16 each row's result was found to be the same to the bit for 2 to 512 rows,
-whatever the other rows hold (a single row of many channels is added up in another order); in float32 only from about 10
-rows on. So the invariant form pads to 2 and to 32 rows.
+oneDNN picks its kernel by shape. With AVX-512 instructions each row's bfloat16 result was found to be the same to the bit
+for 2 to 512 rows, whatever the other rows hold (a single row of many channels is added up in another order); in float32
+only from about 10 rows on. So the invariant form pads to 2 and to 32 rows. Elsewhere (matrix tiles, AMX; MKL's float32
+products on Intel) the order of a sum changes with the number of rows in ways that differ by shape; there the invariant
+form always multiplies blocks of 128 rows, in which a row's place and neighbours were found not to matter. Which of the two
+this machine needs is found out by a few small products (``fixed_blocks``).
 
 On CPUs a bfloat16 weight is kept in oneDNN's own blocked order where torch offers that, which saves reordering it in
 every product (8 to 12 % at 100 rows) and gives the same bits (tests/ops/test_linear.py).
@@ -10,6 +13,7 @@ every product (8 to 12 % at 100 rows) and gives the same bits (tests/ops/test_li
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +21,7 @@ import torch.nn.functional as F
 
 MAX_ROWS = 512  # a step has no more rows than this
 _MIN_ROWS = {torch.float32: 32, torch.bfloat16: 2}
+_BLOCK_ROWS = 128
 _TYPICAL_ROWS = 100  # a hint for the block shape; any number of rows works
 
 
@@ -53,7 +58,28 @@ def plain(x: torch.Tensor, linear: Linear) -> torch.Tensor:
 
 def invariant(x: torch.Tensor, linear: Linear) -> torch.Tensor:
     """As ``plain``, and a row's result does not depend on how many other rows there are."""
-    rows, least = x.shape[0], _MIN_ROWS[x.dtype]
+    rows = x.shape[0]
+    if x.device.type == "cpu" and fixed_blocks(x.dtype):
+        if rows == _BLOCK_ROWS:
+            return plain(x, linear)
+        if rows < _BLOCK_ROWS:
+            return plain(F.pad(x, (0, 0, 0, _BLOCK_ROWS - rows)), linear)[:rows]
+        return torch.cat([invariant(block, linear) for block in x.split(_BLOCK_ROWS)])
+    least = _MIN_ROWS[x.dtype]
     if rows < least:
         return plain(F.pad(x, (0, 0, 0, least - rows)), linear)[:rows]
     return plain(x, linear)
+
+
+@functools.cache
+def fixed_blocks(dtype: torch.dtype) -> bool:
+    """Whether a row's product depends on how many rows there are (from the least on), so that the number must be fixed."""
+    generator = torch.Generator().manual_seed(0)
+    for outputs, inputs in ((576, 576), (3072, 576), (576, 1536), (256, 4096)):
+        weight = torch.randn(outputs, inputs, generator=generator).to(dtype)
+        x = torch.randn(MAX_ROWS, inputs, generator=generator).to(dtype)
+        whole = F.linear(x, weight)
+        for rows in (2, 8, 24, 32, 48, 65, 100, 200, 320):
+            if rows >= _MIN_ROWS[dtype] and not torch.equal(F.linear(x[:rows], weight), whole[:rows]):
+                return True
+    return False
