@@ -167,6 +167,7 @@ _COLUMNS: dict[Any, dict[str, tuple[type, ...]]] = {
         "sample_index": _COUNT,
         "completion": _TEXT,
         "verdict": _TEXT,
+        "equations": (list,),
         "kept": (bool,),
         "tokens": _COUNT,
     },

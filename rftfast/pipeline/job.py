@@ -96,7 +96,8 @@ class Job:
         """What decides the run's content; a run directory goes on only with the same."""
         o, t = self.options, self.template
         return {
-            "prompt": {"template": t.name, "text": t.prompt, "shot": t.shot, "stop": list(t.stop)},
+            "prompt": {"template": t.name, "text": t.prompt, "shot": t.shot, "stop": list(t.stop)}
+            | ({"chat": True} if t.chat else {}),
             "shots": [{"question": s.question, "answer": s.answer} for s in self.shots],
             "k": o.k,
             "temperature": o.temperature,

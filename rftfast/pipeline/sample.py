@@ -135,6 +135,7 @@ class _Run:
         self.progress = Progress(len(job.questions), len(job.questions) - len(todo), job.options.k)
         self._todo = todo
         self._start = time.monotonic()
+        self._before = sampler.stats
         self._saved = SavedTokens(job.options.max_tokens)
         self._drawing = 0
         """Paths asked of the engine that have not come back."""
@@ -205,9 +206,10 @@ class _Run:
         p.tokens += len(generation.token_ids)
         p.truncated += generation.finish_reason == "length"
         p.seconds = time.monotonic() - self._start
-        p.prompt_tokens = stats.prompt_tokens
-        p.computed_prompt_tokens = stats.prefill_rows
-        p.preemptions = stats.preemptions
+        before = self._before
+        p.prompt_tokens = stats.prompt_tokens - before.prompt_tokens
+        p.computed_prompt_tokens = stats.prefill_rows - before.prefill_rows
+        p.preemptions = stats.preemptions - before.preemptions
         p.stopped, p.stop_saved_tokens = self._saved.paths, self._saved.estimate()
 
 
