@@ -49,7 +49,12 @@ class MemoryEstimate:
 
 def dry_run(config: TrainConfig, method: str) -> None:
     """Print what the same command without ``--dry-run`` would do. Loads no weights and writes nothing."""
-    job = prepare(config, method)
+    show_job(prepare(config, method))
+
+
+def show_job(job: Job) -> None:
+    """:func:`dry_run` for a job that is prepared."""
+    config = job.config
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if os.environ.get("RANK", "0") != "0":
         return
@@ -64,13 +69,15 @@ def dry_run(config: TrainConfig, method: str) -> None:
     console.print(
         f"template   {job.template.name if job.template else 'not known'}; end token {job.base.eos_id}", markup=False
     )
-    console.print(f"examples   {len(job.documents):,}: {sum(len(d) for d in job.documents):,} tokens", markup=False)
+    console.print(f"data       {job.size}: {sum(len(d) for d in job.documents):,} tokens", markup=False)
     console.print(
         f"steps      {job.steps:,}, {len(rows) / job.steps:.1f} rows each on {size} processes; rows of {filled / len(rows):,.0f}"
         f" tokens ({longest:,} at most)"
     )
     saved = (
-        f" ({100 * (1 - filled / job.useful_tokens):.0f} % saved by shared prompts)" if config.share_prompts > 1 else ""
+        f" ({100 * (1 - filled / job.useful_tokens):.0f} % saved by shared prompts)"
+        if filled < job.useful_tokens
+        else ""
     )
     console.print(f"tokens     {job.useful_tokens:,} in all, {filled:,} positions computed{saved}")
     weights = sum(p.numel() for p in learner.parameters())

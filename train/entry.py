@@ -7,29 +7,49 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from rftfast.errors import UserError
 
+if TYPE_CHECKING:
+    from rftfast.train.config import TrainConfig
+    from rftfast.train.job import Job
+    from rftfast.train.trainer import Trainer
 
-def main(method: str, about: str, arguments: Sequence[str] | None = None) -> int:
+
+def main(
+    method: str,
+    about: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    options: type[TrainConfig] | None = None,
+    prepare: Callable[[TrainConfig, str], Job] | None = None,
+    trainer: type[Trainer] | None = None,
+) -> int:
     """Run one training method from the command line; the process's exit status.
+
+    ``options``, ``prepare`` and ``trainer`` are those of supervised training, unless the method has its own.
 
     0: the model is there. 2: bad input, in one line on stderr. 128 + n: stopped by signal n, everything saved.
     """
+    from rftfast.train import job
     from rftfast.train.config import TrainConfig
-    from rftfast.train.dry_run import dry_run
+    from rftfast.train.dry_run import show_job
     from rftfast.train.options import parse
     from rftfast.train.stop import Stopped
-    from rftfast.train.trainer import train
+    from rftfast.train.trainer import run_job
 
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(format="%(message)s", level=logging.WARNING if rank else logging.INFO)
     for noisy in ("httpx", "torch", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        config = parse(TrainConfig, arguments, program=f"train/{method}.py", about=about)
-        run: Callable[[TrainConfig, str], object] = dry_run if config.dry_run else train
-        run(config, method)
+        config = parse(options or TrainConfig, arguments, program=f"train/{method}.py", about=about)
+        prepared = (prepare or job.prepare)(config, method)
+        if config.dry_run:
+            show_job(prepared)
+        else:
+            run_job(prepared, trainer)
     except UserError as error:
         return _end(f"error: {error}", 2, rank)
     except Stopped as stopped:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from rftfast.data.manifest import RUN_FILE, open_manifest, read_manifest
 from rftfast.data.prompts import TEMPLATES, Template, load_template
@@ -37,6 +38,8 @@ class Job:
     documents: tuple[Document, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
     """What the user should know, a line each."""
+    unit: ClassVar[str] = "examples"
+    """What a step has so many of."""
 
     @functools.cached_property
     def plan(self) -> tuple[tuple[Step, ...], ...]:
@@ -55,6 +58,11 @@ class Job:
             )
             for epoch in range(c.epochs)
         )
+
+    @property
+    def size(self) -> str:
+        """How much data there is, in words."""
+        return f"{len(self.documents):,} {self.unit}"
 
     @property
     def steps(self) -> int:
@@ -86,15 +94,18 @@ class Job:
             "chat": self.template.chat,
         }
         config = {"method": self.method, **self.config.identity(), "template": template}
-        fingerprints = {
+        notes = {
+            name: getattr(self.config, name) for name in ("model", "data", "prompt", "limit", "row_tokens", "dtype")
+        }
+        return open_manifest(out, config, self.fingerprints(), _versions(), notes)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of what is trained and on what."""
+        return {
             "model": self.base.fingerprint,
             "tokenizer": self.base.tokenizer.fingerprint(),
             "documents": fingerprint(self.documents),
         }
-        notes = {
-            name: getattr(self.config, name) for name in ("model", "data", "prompt", "limit", "row_tokens", "dtype")
-        }
-        return open_manifest(out, config, fingerprints, _versions(), notes)
 
 
 def prepare(config: TrainConfig, method: str) -> Job:
@@ -107,8 +118,8 @@ def prepare(config: TrainConfig, method: str) -> Job:
     base = open_base(config.model)
     examples, template, notes = _read(config)
     found = documents(examples, base.tokenizer, eos_id=base.eos_id)
-    kept = _short_enough(found, config)
-    _check_fits(kept, base, config)
+    kept = short_enough(found, config)
+    check_fits(kept, base, config)
     stored = None if template is None else replace(template, shots=0, stop=())
     return Job(config, method, base, stored, tuple(kept), (*notes, *_same_model(config, base)))
 
@@ -150,7 +161,7 @@ def _read(config: TrainConfig) -> tuple[list[Example], Template | None, list[str
     template = given or run
     examples = read_examples(config.data, template or TEMPLATES["gsm8k"])[: config.limit]
     if template is None:
-        template = next((t for t in _TELLING if all(_has(t, e) for e in examples)), None)
+        template = told_template(examples)
     elif not template.chat:
         odd = next((e.id for e in examples if not _has(template, e)), None)
         if odd is not None:
@@ -164,6 +175,11 @@ def _read(config: TrainConfig) -> tuple[list[Example], Template | None, list[str
     return examples, template, []
 
 
+def told_template(examples: Sequence[Example]) -> Template | None:
+    """The template that all the prompts show by themselves, if any."""
+    return next((t for t in _TELLING if all(_has(t, e) for e in examples)), None)
+
+
 def _has(template: Template, example: Example) -> bool:
     """Whether the example's prompt is ``template``, without shots, around a question."""
     head, tail = template.prompt.replace("{shots}", "").split("{question}", 1)
@@ -171,7 +187,8 @@ def _has(template: Template, example: Example) -> bool:
     return isinstance(prompt, str) and not example.rendered and prompt.startswith(head) and prompt.endswith(tail)
 
 
-def _short_enough(found: list[Document], config: TrainConfig) -> list[Document]:
+def short_enough(found: list[Document], config: TrainConfig) -> list[Document]:
+    """Without documents longer than ``--max-length``, where that is allowed. UserError names and counts them."""
     long = [document for document in found if len(document) > config.max_length]
     if not long:
         return found
@@ -185,7 +202,8 @@ def _short_enough(found: list[Document], config: TrainConfig) -> list[Document]:
     return [document for document in found if len(document) <= config.max_length]
 
 
-def _check_fits(kept: list[Document], base: Base, config: TrainConfig) -> None:
+def check_fits(kept: Sequence[Document], base: Base, config: TrainConfig) -> None:
+    """Refuse documents with tokens that the model has not, or longer than it takes."""
     text = base.config.get_text_config()
     most, longest = max(int(d.tokens.max()) for d in kept), max(len(d) for d in kept)
     if most >= text.vocab_size:

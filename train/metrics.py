@@ -51,6 +51,10 @@ class StepMetrics:
     memory: int
     """Most bytes held so far: on the GPU, or by the process where there is none; the main process's."""
 
+    def shown(self) -> str:
+        """What a person watches most, in words."""
+        return f"loss {self.loss:.3f}"
+
 
 class MetricsWriter:
     """Writes to ``folder``; rows of steps after ``made`` (done again after a resume) are taken out first."""
@@ -102,8 +106,8 @@ def memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def draw(rows: Sequence[dict[str, Any]], path: Path) -> bool:
-    """The loss curve as a PNG, with the learning rate; False (and a log line) where matplotlib is not installed."""
+def draw(rows: Sequence[dict[str, Any]], path: Path, unit: str) -> bool:
+    """The loss curve (in ``unit``) as a PNG, with the learning rate; False (and a log line) without matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         _log.warning("no loss curve: matplotlib is not installed (pip install 'rftfast[plots]')")
         return False
@@ -119,7 +123,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> bool:
     for row, before in zip(rows[1:], rows, strict=False):
         if row["epoch"] != before["epoch"]:
             axes.axvline(before["step"] + 0.5, color="0.7", lw=0.8)
-    axes.set(xlabel="step", ylabel="loss, nats a response token")
+    axes.set(xlabel="step", ylabel=f"loss, {unit}")
     axes.grid(alpha=0.3)
     rates = axes.twinx()
     rates.plot(steps, [row["lr"] for row in rows], color="C1", lw=1, ls="--", label="learning rate")

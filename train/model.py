@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from rftfast.errors import UserError
 from rftfast.models.config import read_json
@@ -17,9 +21,11 @@ from rftfast.models.tokenizer import Tokenizer
 from rftfast.models.weights import weight_files
 from rftfast.ops import native
 from rftfast.train.attention import use_packed_attention
-from rftfast.train.batch import Batch
+from rftfast.train.batch import Batch, collate
 from rftfast.train.config import TrainConfig
-from rftfast.train.loss import batch_loss
+from rftfast.train.documents import Document
+from rftfast.train.loss import batch_loss, check_head
+from rftfast.train.packing import Row, Unit
 
 _log = logging.getLogger(__name__)
 
@@ -38,17 +44,18 @@ class Base:
 
 
 class Learner(nn.Module):
-    """A causal model as a function of a packed row: the sum of the losses of its response tokens.
+    """A causal model as a function of a packed row: by default the sum of the losses of its response tokens.
 
-    It is FSDP's root, so that the head's weight is collected while the loss is computed.
+    ``loss`` (model, row) may be another function. It is FSDP's root, so that the head's weight is collected while the loss is computed.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.loss: Callable[[Any, Any], Any] = batch_loss
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return batch_loss(self.model, batch)
+    def forward(self, batch: Any) -> Any:
+        return self.loss(self.model, batch)
 
     def layers(self) -> list[nn.Module]:
         """The blocks that repeat: what is split, recomputed and compiled by itself."""
@@ -96,7 +103,11 @@ def build(base: Base, config: TrainConfig, *, weights: bool = True) -> Learner:
     try:
         if weights:
             model, report = loader.from_pretrained(
-                base.folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                base.folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
             _refuse_gaps(base.folder, report)
         else:
@@ -106,10 +117,14 @@ def build(base: Base, config: TrainConfig, *, weights: bool = True) -> Learner:
         raise UserError(f"{base.folder}: transformers cannot load the model ({_one_line(error)})") from None
     model.config.use_cache = False
     use_packed_attention(model)
+    if weights:
+        check_head(model, _probe(base))
     learner = Learner(model)
     learner.train()
     if config.recompute:
-        _recompute(model)
+        for layer in learner.layers():
+            # The forward alone, so that FSDP's hooks run once.
+            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
     if config.compile:
         for layer in learner.layers():
             layer.compile(dynamic=True)
@@ -126,6 +141,12 @@ def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bf16 else torch.float32
 
 
+def _probe(base: Base) -> Batch:
+    """A short row to compare the model's own logits on with those its loss is made of."""
+    tokens = np.arange(16, dtype=np.int32) % base.config.get_text_config().vocab_size
+    return collate(Row((Unit((Document("probe", tokens, 8, "probe"),)),), len(tokens)))
+
+
 def _refuse_gaps(folder: Path, report: dict[str, Any]) -> None:
     """transformers fills weights it does not find with noise and goes on; that is no base to train."""
     for kind, what in (("missing_keys", "lack"), ("mismatched_keys", "have another shape than config.json says for")):
@@ -138,12 +159,6 @@ def _refuse_gaps(folder: Path, report: dict[str, Any]) -> None:
         _log.warning(
             "%s: %d tensors have no place in the model and are left out, such as %s", folder, len(unused), unused[0]
         )
-
-
-def _recompute(model: Any) -> None:
-    if not model.supports_gradient_checkpointing:
-        raise UserError(f"{type(model).__name__} does not support --recompute; leave it out")
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _one_line(error: Exception) -> str:

@@ -39,7 +39,15 @@ def parse(kind: type[T], arguments: Sequence[str] | None, *, program: str, about
 
 
 def docstrings(kind: type) -> dict[str, str]:
-    """The text that stands under each field of a dataclass, on one line."""
+    """The text that stands under each field of a dataclass, on one line; what it inherits comes first."""
+    found: dict[str, str] = {}
+    for part in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(part):
+            found |= _own_docstrings(part)
+    return found
+
+
+def _own_docstrings(kind: type) -> dict[str, str]:
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(body, ast.ClassDef)
     found = {}

@@ -81,8 +81,13 @@ class Step:
 
     @cached_property
     def response_tokens(self) -> int:
-        """Tokens with loss: what the sum of the losses is divided by."""
+        """Tokens with loss."""
         return sum(document.response_tokens for unit in self.units for document in unit.documents)
+
+    @property
+    def divisor(self) -> int:
+        """What the sum of the losses is divided by."""
+        return self.response_tokens
 
     @cached_property
     def tokens(self) -> int:

@@ -80,6 +80,7 @@ def open_world(config: TrainConfig) -> Iterator[World]:
     device = choose_device(config)
     launched = all(name in os.environ for name in _TORCHRUN)
     size, local_size = (int(os.environ[n]) if launched else 1 for n in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // local_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -100,6 +101,7 @@ def open_world(config: TrainConfig) -> Iterator[World]:
         )
     finally:
         dist.destroy_process_group()
+        torch.set_num_threads(threads)
 
 
 def choose_device(config: TrainConfig) -> torch.device:
@@ -198,11 +200,13 @@ class Accumulation:
             self._root.set_reshard_after_backward(last)
 
     def abandon(self) -> None:
-        """Give up a step between two rows: weights are split again, gradients thrown away."""
+        """Between two rows, for good: split the weights again, so that they can be saved as the last step left them.
+
+        The gradients of the rows so far stay behind; no step can follow.
+        """
         for module in self._root.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
-        self._root.zero_grad(set_to_none=True)
 
 
 def on_main(world: World, work: Callable[[], None]) -> None:

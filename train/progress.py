@@ -51,6 +51,6 @@ class ProgressBar:
         mfu = "" if m.mfu is None else f", MFU {100 * m.mfu:.0f} %"
         eta = f", ETA {left}" if m.step < self._steps else ""
         return (
-            f"{m.step}/{self._steps} loss {m.loss:.3f}, lr {m.lr:.1e}, {m.tokens_per_second:,.0f} tok/s{mfu}, "
+            f"{m.step}/{self._steps} {m.shown()}, lr {m.lr:.1e}, {m.tokens_per_second:,.0f} tok/s{mfu}, "
             f"|g| {m.grad_norm:.2f}, {m.memory / 2**30:.1f} GiB{eta}"
         )

@@ -8,9 +8,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def main() -> int:
-    from rftfast.train import entry
+    from rftfast.train import advantages, entry
 
-    return entry.main("rft", "Fine-tune a base model on verified reasoning paths (rejection-sampling fine-tuning).")
+    about = "Fine-tune a base model on verified reasoning paths (rejection-sampling fine-tuning)."
+    return entry.main("rft", about, options=advantages.RftConfig, prepare=advantages.prepare)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from rftfast.train.job import Job, prepare
 from rftfast.train.metrics import MetricsWriter, StepMetrics, draw, memory, read_metrics
 from rftfast.train.model import Learner, build, compute_dtype
 from rftfast.train.optimizer import Optimizer, learning_rate
-from rftfast.train.packing import Step, rows_for_rank
+from rftfast.train.packing import Row, Step, rows_for_rank
 from rftfast.train.parallel import Accumulation, World, on_main, open_world, shard
 from rftfast.train.progress import ProgressBar
 from rftfast.train.stop import Stopped, StopSignals
@@ -40,10 +40,14 @@ def train(config: TrainConfig, method: str) -> Path:
         UserError: bad input, a loss that is not finite, a disk that refuses.
         Stopped: SIGTERM or Ctrl-C; everything is saved.
     """
-    job = prepare(config, method)
-    with open_world(config) as world, contextlib.ExitStack() as stack:
+    return run_job(prepare(config, method))
+
+
+def run_job(job: Job, kind: type[Trainer] | None = None) -> Path:
+    """:func:`train` for a job that is prepared, with the trainer ``kind`` where it needs one of its own."""
+    with open_world(job.config) as world, contextlib.ExitStack() as stack:
         console = Console(quiet=not world.main, highlight=False)
-        out = Path(config.out)
+        out = Path(job.config.out)
         resumed = False
 
         def open_folder() -> None:
@@ -52,11 +56,13 @@ def train(config: TrainConfig, method: str) -> Path:
             stack.callback(RunLock(out).release)
 
         on_main(world, open_folder)
-        return Trainer(job, world, console).run()
+        return (kind or Trainer)(job, world, console).run()
 
 
 class Trainer:
     """One run on one process of a world."""
+
+    loss_unit = "nats a response token"
 
     def __init__(self, job: Job, world: World, console: Console) -> None:
         self.job = job
@@ -122,17 +128,17 @@ class Trainer:
                 self.rows.abandon()
                 self._save_and_stop(position, number)
             self.rows.begin_row(last=i == len(rows) - 1)
-            loss = self.learner(collate(row).to(world.device))
+            loss = self._loss(step, row)
             loss.backward()  # of the sum; the optimizer divides
             losses.append(loss.detach())
         found = torch.stack(losses).tolist()
         (total,) = world.sum(math.fsum(found))
-        norm = self.optimizer.gradient_norm() / step.response_tokens
+        norm = self.optimizer.gradient_norm() / step.divisor
         if not (math.isfinite(total) and math.isfinite(norm)):
             bad = [row.documents for row, loss in zip(rows, found, strict=True) if not math.isfinite(loss)]
             self._refuse(step, position, total, [document.id for documents in bad for document in documents])
         rate = learning_rate(job.config, position.steps, job.steps)
-        self.optimizer.step(rate, norm, step.response_tokens)
+        self.optimizer.step(rate, norm, step.divisor)
         seconds = time.perf_counter() - began
         mfu = None
         if self.work is not None:
@@ -140,7 +146,7 @@ class Trainer:
         return StepMetrics(
             step=position.steps + 1,
             epoch=position.epoch + 1,
-            loss=total / step.response_tokens,
+            loss=total / step.divisor,
             lr=rate,
             grad_norm=norm,
             seconds=seconds,
@@ -152,6 +158,11 @@ class Trainer:
             mfu=mfu,
             memory=memory(world.device),
         )
+
+    def _loss(self, step: Step, row: Row) -> torch.Tensor:
+        """Of one row of ``step``; those of all its rows are summed and divided by its divisor."""
+        loss: torch.Tensor = self.learner(collate(row).to(self.world.device))
+        return loss
 
     def _after(self, step: Step, position: Position) -> Position:
         epoch, index = position.epoch, position.index + 1
@@ -194,12 +205,12 @@ class Trainer:
             notes.extend(export(self.learner.model, weights, self.job.base, self.job.template, target, dtype))
             rows = read_metrics(self.out)
             if rows:
-                draw(rows, self.out / "loss.png")
+                draw(rows, self.out / "loss.png", self.loss_unit)
 
         on_main(self.world, write)
         for note in notes:
-            self.console.print(f"[yellow]note[/]   {note}")
-        self.console.print(f"[bold]model[/]  {target} (reads back as it was written)")
+            self.console.print(f"[yellow]note[/]   {note}", soft_wrap=True)
+        self.console.print(f"[bold]model[/]  {target} (reads back as it was written)", soft_wrap=True)
         return target
 
     def _say_what(self, position: Position, peak: Peak) -> None:
@@ -208,19 +219,19 @@ class Trainer:
         kind = str(self.dtype).removeprefix("torch.")
         tokens = sum(step.tokens for step in job.planned())
         saved = f", {100 * (1 - tokens / job.useful_tokens):.0f} % of positions saved by shared prompts" * (
-            config.share_prompts > 1
+            tokens < job.useful_tokens
         )
         lines = {
             "model": f"{config.model}: {weights / 1e6:,.0f} M weights; {kind}, master float32",
-            "data": f"{len(job.documents):,} examples of {config.data}, {job.useful_tokens:,} tokens in all epochs{saved}",
-            "steps": f"{job.steps:,} of {config.batch_size} examples, rows of at most {config.row_tokens:,} tokens",
+            "data": f"{job.size} of {config.data}, {job.useful_tokens:,} tokens in all epochs{saved}",
+            "steps": f"{job.steps:,} of {config.batch_size} {job.unit}, rows of at most {config.row_tokens:,} tokens",
             "device": f"{world.size} x {world.device.type}, peak {peak.per_second / 1e12:,.2f} TFLOP/s each ({peak.source})",
             "out": str(self.out),
         }
         for name, text in lines.items():
-            self.console.print(f"[bold]{name:<6}[/] {text}")
+            self.console.print(f"[bold]{name:<6}[/] {text}", soft_wrap=True)
         for note in job.notes:
-            self.console.print(f"[yellow]note[/]   {note}")
+            self.console.print(f"[yellow]note[/]   {note}", soft_wrap=True)
         if position.steps:
             self.console.print(f"going on after step {position.steps:,}")
 

@@ -1,0 +1,87 @@
+"""What a job is made of: the template that is stored, the fingerprint of documents, the plan."""
+
+import dataclasses
+import json
+
+import pytest
+
+from rftfast.data.prompts import TEMPLATES
+from rftfast.errors import UserError
+from rftfast.train.job import fingerprint, prepare
+from tests.train.tiny_run import config
+
+
+def pairs(root, prompts):
+    file = root / "pairs.jsonl"
+    file.write_text("".join(json.dumps({"prompt": p, "completion": " 1\n#### 1"}) + "\n" for p in prompts))
+    return str(file)
+
+
+def run_directory(root, name, model="another"):
+    """The files of a sampling run that training reads."""
+    template = TEMPLATES[name]
+    folder = root / "run"
+    folder.mkdir()
+    prompt = {"template": name, "text": template.prompt, "shot": template.shot, "stop": list(template.stop)}
+    manifest = {"format": 1, "config": {"prompt": prompt}, "fingerprints": {"model": model}}
+    (folder / "run.json").write_text(json.dumps(manifest))
+    rows = [{"prompt": template.render(f"{i}+{i}?"), "completion": f" {2 * i}\n#### {2 * i}"} for i in range(3)]
+    (folder / "rft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def test_questions_are_put_in_gsm8k_unless_told(tmp_path):
+    assert prepare(config(tmp_path), "sft").template.name == "gsm8k"
+    job = prepare(config(tmp_path, prompt="plain"), "sft")
+    assert job.template == TEMPLATES["plain"] and job.notes == ()
+
+
+def test_a_run_directory_brings_its_template_without_shots_and_stops(tmp_path):
+    job = prepare(config(tmp_path, data=run_directory(tmp_path, "gsm8k")), "rft")
+    assert job.template == dataclasses.replace(TEMPLATES["gsm8k"], shots=0, stop=())
+    assert len(job.documents) == 3
+    with pytest.raises(UserError, match="sampled with the template gsm8k, not plain"):
+        prepare(config(tmp_path, data=str(tmp_path / "run"), prompt="plain"), "rft")
+
+
+def test_the_model_that_sampled_the_paths_is_pointed_out(tmp_path):
+    from rftfast.models.resolve import fingerprint as fingerprint_model
+
+    settings = config(tmp_path)
+    data = run_directory(tmp_path, "alpaca", fingerprint_model(settings.model))
+    (note,) = prepare(dataclasses.replace(settings, data=data), "rft").notes
+    assert "the model that sampled the paths" in note
+
+
+@pytest.mark.parametrize(
+    ("prompts", "name"),
+    [
+        (["Question: a?\nAnswer:", "Question: b?\nAnswer:"], "gsm8k"),
+        ([TEMPLATES["alpaca"].render("a?")], "alpaca"),
+        (["Question: a?\nAnswer:", "Q: b?"], None),
+    ],
+)
+def test_a_template_is_told_from_all_the_prompts_or_not_at_all(tmp_path, prompts, name):
+    job = prepare(config(tmp_path, data=pairs(tmp_path, prompts), max_length=400, row_tokens=400), "rft")
+    assert (job.template and job.template.name) == name
+    assert bool(job.notes) == (name is None)
+
+
+def test_the_fingerprint_is_of_contents_not_of_order(tmp_path):
+    documents = prepare(config(tmp_path), "sft").documents
+    assert fingerprint(documents) == fingerprint(documents[::-1])
+    assert fingerprint(documents) != fingerprint(documents[1:])
+    for change in (
+        {"prompt_length": documents[0].prompt_length + 1},
+        {"id": "other"},
+        {"tokens": documents[0].tokens + 1},
+    ):
+        changed = dataclasses.replace(documents[0], **change)
+        assert fingerprint([changed, *documents[1:]]) != fingerprint(documents), change
+
+
+def test_the_plan_ends_with_max_steps(tmp_path):
+    job = prepare(config(tmp_path, max_steps=5), "sft")
+    assert (job.steps, len(job.planned()), [len(epoch) for epoch in job.plan]) == (5, 5, [3, 3, 3])
+    assert job.useful_tokens == sum(step.useful_tokens for step in job.planned())
+    assert prepare(config(tmp_path, epochs=1), "sft").steps == 3

@@ -1,0 +1,156 @@
+"""FSDP2: however weights are split and gradients summed, the same steps are made, with no needless collectives."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.tensor import DTensor
+
+from rftfast.errors import UserError
+from rftfast.train.batch import collate
+from rftfast.train.job import prepare
+from rftfast.train.packing import rows_for_rank
+from rftfast.train.parallel import Accumulation, on_main, open_world
+from tests.train.steps import made_steps, sharded
+from tests.train.tiny_run import config, options
+from tests.train.two_processes import WAYS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def run_two(script: str, *arguments: str) -> None:
+    """What torchrun would start, but each process may form several groups one after the other."""
+    common = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+    }
+    common |= {"MASTER_PORT": str(free_port())}
+    command = [sys.executable, str(ROOT / script), *arguments]
+    processes = [
+        subprocess.Popen(command, env=common | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_two_processes_are_one(tmp_path):
+    # 5 examples a step: one process has 4 rows, each of two processes 2; the last step's 2 examples are a row each.
+    settings = options(tmp_path, batch_size=5, row_tokens=120, max_length=100)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    run_two("tests/train/two_processes.py", str(tmp_path))
+    job = prepare(config(tmp_path, **settings), "sft")
+    with open_world(job.config) as world:
+        losses, weights = made_steps(job, world)
+    assert losses[-1] < losses[0] - 0.5
+    for way in WAYS:
+        found_losses, found, mesh = torch.load(tmp_path / f"{way}.pt")
+        assert mesh == ((2, 1) if way == "node" else (2,))
+        assert found_losses == pytest.approx(losses, rel=1e-5), way
+        assert found.keys() == weights.keys()
+        for name, weight in weights.items():
+            torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=2e-5, msg=f"{way}: {name}")
+
+
+def test_ways_of_one_process_are_the_same(tmp_path):
+    plain = config(tmp_path, row_tokens=120, max_length=100)
+    found = []
+    for changes in ({}, {"gather": "layer"}, {"reduce_each_row": True}, {"recompute": True}):
+        job = prepare(dataclasses.replace(plain, **changes), "sft")
+        with open_world(job.config) as world:
+            found.append(made_steps(job, world))
+    for losses, weights in found[1:]:
+        assert losses == pytest.approx(found[0][0], rel=1e-6)
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, found[0][1][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("each_row", [False, True])
+@pytest.mark.parametrize("gather", ["layer", "step"])
+def test_gradients_are_reduced_and_weights_collected_no_more_than_asked(tmp_path, each_row, gather):
+    job = prepare(config(tmp_path, row_tokens=120, max_length=100, reduce_each_row=each_row, gather=gather), "sft")
+    with open_world(job.config) as world:
+        learner = sharded(job, world)
+        accumulation = Accumulation(learner, world, job.config)
+        rows = rows_for_rank(job.planned()[0], 0, 1)
+        assert len(rows) >= 3
+        matrix = learner.layers()[0].mlp.up_proj
+        for i, row in enumerate(rows):
+            last = i == len(rows) - 1
+            accumulation.begin_row(last=last)
+            learner(collate(row)).backward()
+            assert isinstance(matrix.weight, DTensor) == (last or gather == "layer")
+            if last or (each_row and gather == "layer"):
+                assert all(isinstance(p.grad, DTensor) and p.grad.dtype == torch.float32 for p in learner.parameters())
+            elif not each_row:
+                assert not any(isinstance(p.grad, DTensor) for p in learner.parameters())
+
+
+def test_weights_of_a_step_given_up_are_those_before_it(tmp_path):
+    job = prepare(config(tmp_path, row_tokens=120, max_length=100), "sft")
+    with open_world(job.config) as world:
+        learner = sharded(job, world)
+        before = {name: p.full_tensor().clone() for name, p in learner.named_parameters()}
+        accumulation = Accumulation(learner, world, job.config)
+        accumulation.begin_row(last=False)
+        learner(collate(rows_for_rank(job.planned()[0], 0, 1)[0])).backward()
+        assert not any(isinstance(p, DTensor) for p in learner.parameters())
+        accumulation.abandon()
+        assert all(torch.equal(p.full_tensor(), before[name]) for name, p in learner.named_parameters())
+
+
+def test_bf16_computes_on_a_float32_master(tmp_path):
+    job = prepare(config(tmp_path, dtype="bf16"), "sft")
+    with open_world(job.config) as world:
+        learner = sharded(job, world)
+        seen = []
+        learner.layers()[0].mlp.register_forward_hook(lambda m, x, y: seen.extend((m.up_proj.weight.dtype, y.dtype)))
+        accumulation = Accumulation(learner, world, job.config)
+        accumulation.begin_row(last=True)
+        loss = learner(collate(rows_for_rank(job.planned()[0], 0, 1)[0]))
+        loss.backward()
+        assert seen == [torch.bfloat16, torch.bfloat16]
+        assert loss.dtype == torch.float32
+        assert (
+            {p.dtype for p in learner.parameters()} == {p.grad.dtype for p in learner.parameters()} == {torch.float32}
+        )
+
+
+def test_an_error_of_the_main_process_is_everyones(tmp_path):
+    def fail() -> None:
+        raise UserError("no room")
+
+    with open_world(config(tmp_path)) as world, pytest.raises(UserError, match="no room"):
+        on_main(world, fail)
+
+
+def test_devices_that_are_not_there(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UserError, match="--device cuda"), open_world(config(tmp_path, device="cuda")):
+        pass
+    with pytest.raises(UserError, match="--cpu-offload"), open_world(config(tmp_path, cpu_offload=True)):
+        pass
+    threads = torch.get_num_threads()
+    with open_world(config(tmp_path, threads=threads + 1)):
+        assert torch.get_num_threads() == threads + 1
+    assert torch.get_num_threads() == threads

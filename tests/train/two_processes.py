@@ -1,0 +1,49 @@
+"""Two of these are run by test_parallel.py: the same steps with several ways of splitting; the main process stores what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from rftfast.train.config import TrainConfig
+from rftfast.train.job import prepare
+from rftfast.train.parallel import World, open_world
+from tests.train.steps import made_steps
+
+WAYS: dict[str, dict[str, object]] = {
+    "all": {},
+    "node": {"shard": "node"},
+    "each row": {"reduce_each_row": True},
+    "once": {"gather": "step", "recompute": True},
+}
+
+
+def main(root: Path) -> None:
+    config = TrainConfig(**json.loads((root / "config.json").read_text()))
+    for way, changes in WAYS.items():
+        # Two nodes of one process for HSDP: the weights are whole in each.
+        os.environ["LOCAL_WORLD_SIZE"] = "1" if way == "node" else "2"
+        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+        job = prepare(dataclasses.replace(config, **changes), "sft")  # type: ignore[arg-type]
+        with open_world(job.config) as world:
+            losses, weights = made_steps(job, world)
+            check_world(world)
+            if world.main:
+                torch.save((losses, weights, tuple(world.mesh.shape)), root / f"{way}.pt")
+
+
+def check_world(world: World) -> None:
+    assert world.size == dist.get_world_size() == 2
+    assert world.sum(world.rank + 1, 0.5) == [3.0, 1.0]
+    assert world.gather(world.rank) == [0, 1]
+    assert world.agree(world.rank) == 0
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
