@@ -93,6 +93,7 @@ class _Parts:
             labels[first:-1] = document.tokens[start + first + 1 : end]
             if document.weights is not None:
                 weights[first:-1] = document.weights[start + first + 1 : end]
+                labels[weights == 0] = IGNORED
         self.labels.append(labels)
         self.weights.append(weights)
         self.bounds.append(self.bounds[-1] + end - start)
@@ -116,8 +117,8 @@ def collate(row: Row) -> Batch:
         paths.append(parts.bounds[-1] - prefixes[-1])
     path_end = parts.bounds[-1]
     for unit in alone:
-        (document,) = unit.documents
-        parts.add(document, 0, len(document), loss=True)
+        for document in unit.documents:  # several where their prompt is one token, which is each path's own
+            parts.add(document, 0, len(document), loss=True)
     if not row.units:
         nothing = Document("dummy", np.zeros(2, np.int32), 1, "dummy")
         parts.add(nothing, 0, 2, loss=False)

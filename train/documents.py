@@ -48,8 +48,10 @@ class Document:
 
     @property
     def response_tokens(self) -> int:
-        """How many tokens carry loss: the completion's and the end token."""
-        return len(self.tokens) - self.prompt_length
+        """How many tokens carry loss: the completion's and the end token, but for those of weight 0."""
+        if self.weights is None:
+            return len(self.tokens) - self.prompt_length
+        return int(np.count_nonzero(self.weights[self.prompt_length :]))
 
 
 def documents(examples: Sequence[Example], tokenizer: Tokenizer, *, eos_id: int | None = None) -> list[Document]:

@@ -62,13 +62,18 @@ def read_examples(path: str | Path, template: Template | None = None, *, split: 
     if "messages" in names:
         found = [_from_messages(table, where, row) for where, row in table.rows]
     elif "prompt" in names and "completion" in names:
+        if "steps" in names and "right" in names:
+            raise UserError(
+                f"{table.source}: holds responses with the values of their steps, wrong ones among them; train on it with"
+                " train/rft.py --step-advantages"
+            )
         rendered = run_template is not None and run_template.chat
         found = [_from_pair(table, where, row, rendered) for where, row in table.rows]
     elif any(question in names and answer in names for question, answer in COLUMNS):
         return _from_questions(source, template, split)
     else:
         raise UserError(f"{table.source}: {_no_columns(list(names))}")
-    return _named_apart(found)
+    return named_apart(found)
 
 
 def stored_template(path: str | Path) -> Template | None:
@@ -118,31 +123,31 @@ def _from_questions(source: str | Path, template: Template | None, split: str) -
 def _from_pair(table: Table, where: str, row: dict[str, Any], rendered: bool) -> Example:
     place = f"{table.source}, {where}"
     if isinstance(row.get("prompt"), list) or isinstance(row.get("completion"), list):
-        prompt = _messages(row, "prompt", place)
-        turns = _messages(row, "completion", place)
+        prompt = messages_in(row, "prompt", place)
+        turns = messages_in(row, "completion", place)
         if len(turns) != 1 or turns[0]["role"] != "assistant":
             raise UserError(f"{place}: 'completion' is to be one message of the assistant; split the conversation up")
-        return _example(row, prompt, _filled(turns[0]["content"], "completion", place))
-    completion = _filled(text_in(row, ("completion",), place), "completion", place)
+        return example_of(row, prompt, filled(turns[0]["content"], "completion", place))
+    completion = filled(text_in(row, ("completion",), place), "completion", place)
     prompt_text = text_in(row, ("prompt",), place)
-    _writable(prompt_text, "prompt", place)
-    return _example(row, prompt_text, completion, rendered)
+    check_writable(prompt_text, "prompt", place)
+    return example_of(row, prompt_text, completion, rendered)
 
 
 def _from_messages(table: Table, where: str, row: dict[str, Any]) -> Example:
     place = f"{table.source}, {where}"
-    turns = _messages(row, "messages", place)
+    turns = messages_in(row, "messages", place)
     if len(turns) < 2 or turns[-1]["role"] != "assistant":
         raise UserError(
             f"{place}: 'messages' is to end with the assistant's answer to another message; add or remove one"
         )
-    return _example(row, turns[:-1], _filled(turns[-1]["content"], "messages", place))
+    return example_of(row, turns[:-1], filled(turns[-1]["content"], "messages", place))
 
 
-def _example(
+def example_of(
     row: dict[str, Any], prompt: str | tuple[Message, ...], completion: str, rendered: bool = False
 ) -> Example:
-    """Ids as far as the row gives any; :func:`_named_apart` completes them."""
+    """Ids as far as the row gives any; :func:`named_apart` completes them."""
     group = row.get("question_id")
     if group is None:
         content = prompt if isinstance(prompt, str) else json.dumps(prompt)
@@ -160,7 +165,7 @@ def _example(
     return Example("/".join(parts), prompt, completion, str(group), rendered)
 
 
-def _named_apart(examples: list[Example]) -> list[Example]:
+def named_apart(examples: list[Example]) -> list[Example]:
     """The same examples, the second and later ones of an id with their number behind it."""
     seen: Counter[str] = Counter()
     taken = {example.id for example in examples}
@@ -179,25 +184,25 @@ def _named_apart(examples: list[Example]) -> list[Example]:
     return named
 
 
-def _messages(row: dict[str, Any], column: str, place: str) -> tuple[Message, ...]:
+def messages_in(row: dict[str, Any], column: str, place: str) -> tuple[Message, ...]:
     value = row.get(column)
     if not isinstance(value, list) or not value:
         raise UserError(f'{place}: {column!r} is no list of messages; write [{{"role": "user", "content": "…"}}, …]')
     for message in value:
         if not (isinstance(message, dict) and all(isinstance(message.get(name), str) for name in ("role", "content"))):
             raise UserError(f"{place}: a message in {column!r} lacks a role or a content that is text; write both")
-        _writable(message["content"], column, place)
+        check_writable(message["content"], column, place)
     return tuple({"role": message["role"], "content": message["content"]} for message in value)
 
 
-def _filled(text: str, column: str, place: str) -> str:
+def filled(text: str, column: str, place: str) -> str:
     if not text.strip():
         raise UserError(f"{place}: the text to learn in {column!r} is empty; fill it in or remove the row")
-    _writable(text, column, place)
+    check_writable(text, column, place)
     return text
 
 
-def _writable(text: str, column: str, place: str) -> None:
+def check_writable(text: str, column: str, place: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -207,7 +212,7 @@ def _writable(text: str, column: str, place: str) -> None:
 def _no_columns(names: Sequence[str]) -> str:
     found = ", ".join(names[:12]) or "no columns"
     if "chosen" in names:
-        return f"holds pairs of answers (found {found}); supervised training wants prompt and completion"
+        return f"holds pairs of answers (found {found}); train on them with train/dpo.py"
     if "kind" in names:
         return "is a part of a run directory; name the run's folder instead"
     wanted = "prompt/completion, messages, or " + ", ".join("/".join(pair) for pair in COLUMNS[:3])

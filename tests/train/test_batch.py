@@ -33,7 +33,7 @@ def test_documents_side_by_side():
 
 def test_weights_stand_where_their_token_is_predicted():
     batch = collate(Row((Unit((C,)), Unit((B,))), 100))
-    assert batch.labels.tolist() == [8, 7, NO, NO, NO, 6, 7, 8, NO]
+    assert batch.labels.tolist() == [8, 7, NO, NO, NO, 6, NO, 8, NO]  # no loss, no label
     assert batch.weights.tolist() == [1, 1, 1, 1, 1, 0.5, 0, -1, 1]
 
 
@@ -41,14 +41,14 @@ def test_a_shared_prompt_comes_first_and_once():
     batch = collate(Row((Unit((C,)), Unit((A, B))), 100))
     assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 3, 6, 7, 8, 9, 8, 7]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 2, 3, 4, 5, 0, 1, 2]]
-    assert batch.labels.tolist() == [NO, NO, 4, 5, NO, 6, 7, 8, NO, 8, 7, NO]
+    assert batch.labels.tolist() == [NO, NO, 4, 5, NO, 6, NO, 8, NO, 8, 7, NO]
     assert batch.weights.tolist() == [1, 1, 1, 1, 1, 0.5, 0, -1, 1, 1, 1, 1]
     assert batch.cu_seqlens.tolist() == [0, 2, 5, 9, 12]
     tree = batch.tree
     assert (tree.prefix_end, tree.path_end, tree.max_paths, tree.max_prefix) == (2, 9, 7, 2)
     assert (tree.cu_paths.tolist(), tree.cu_prefixes.tolist()) == ([0, 7], [0, 2])
     assert (batch.layout.longest, batch.max_seqlen) == (6, 4)
-    assert (batch.response_tokens, batch.useful_tokens) == (7, 14)
+    assert (batch.response_tokens, batch.useful_tokens) == (6, 14)
 
 
 def test_a_dummy_has_positions_but_no_labels():

@@ -1,0 +1,154 @@
+"""A job on preference pairs: model, template and pairs, read and checked before weights are loaded."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+from rftfast.data.manifest import RUN_FILE
+from rftfast.data.prompts import TEMPLATES, Template, load_template, model_template
+from rftfast.errors import UserError
+from rftfast.models.cache import cache_folder
+from rftfast.train.config import TrainConfig
+from rftfast.train.documents import Document
+from rftfast.train.dpo_config import PreferenceConfig
+from rftfast.train.examples import stored_template
+from rftfast.train.job import Job, check_fits, check_folder
+from rftfast.train.model import Base, open_base
+from rftfast.train.preference import Preference, read_preferences
+from rftfast.train.preference_documents import Pair, fingerprint, pair_documents
+from rftfast.train.preference_packing import PairStep, plan_pairs
+
+_log = logging.getLogger(__name__)
+_NAMED = 5  # pairs named in a message
+_TELLING = (TEMPLATES["gsm8k"], TEMPLATES["alpaca"])
+
+
+@dataclass(frozen=True, eq=False)
+class PreferenceJob(Job):
+    """Model, template and pairs, resolved. ``documents`` are the completions of all pairs. Built by :func:`prepare`."""
+
+    pairs: tuple[Pair, ...] = field(repr=False, kw_only=True)
+    unit: ClassVar[str] = "pairs"
+
+    @property
+    def options(self) -> PreferenceConfig:
+        assert isinstance(self.config, PreferenceConfig)
+        return self.config
+
+    @property
+    def size(self) -> str:
+        return f"{len(self.pairs):,} {self.unit}"
+
+    @functools.cached_property
+    def plan(self) -> tuple[tuple[PairStep, ...], ...]:  # type: ignore[override]
+        """The steps of each epoch."""
+        c = self.config
+        return tuple(
+            tuple(
+                plan_pairs(
+                    self.pairs,
+                    budget_tokens=c.row_tokens,
+                    pairs_per_step=c.batch_size,
+                    seed=c.seed,
+                    epoch=epoch,
+                    pairs_together=c.share_prompts,
+                )
+            )
+            for epoch in range(c.epochs)
+        )
+
+    def fingerprints(self) -> dict[str, str]:
+        return {**super().fingerprints(), "pairs": fingerprint(self.pairs)}
+
+    @property
+    def reference_folder(self) -> Path:
+        """Where log-probabilities of references are kept."""
+        named = self.options.reference
+        return cache_folder() / "reference" if named is None else Path(named).expanduser()
+
+
+def prepare(config: TrainConfig, method: str) -> PreferenceJob:
+    """Read and check everything but the weights.
+
+    Raises:
+        UserError: a bad model, data, template or folder, pairs that are too long, or tokens the model has not.
+    """
+    assert isinstance(config, PreferenceConfig)
+    check_folder(Path(config.out))
+    base = open_base(config.model)
+    known = _known_template(config, base)
+    rendered = known is not None and known.chat
+    preferences = read_preferences(config.data, rendered=rendered)[: config.limit]
+    template, notes = _template(config, known, preferences)
+    found = pair_documents(preferences, base.tokenizer, eos_id=base.eos_id)
+    kept = _short_enough(found, config)
+    documents: tuple[Document, ...] = tuple(document for pair in kept for document in pair.documents)
+    check_fits(documents, base, config)
+    stored = None if template is None else replace(template, shots=0, stop=())
+    job = PreferenceJob(config, method, base, stored, documents, notes, pairs=tuple(kept))
+    assert job.plan  # says now which pairs are too long for a row
+    return job
+
+
+def _known_template(config: PreferenceConfig, base: Base) -> Template | None:
+    """The template that was named, or that the pairs' run or the model has."""
+    run = _run_template(config.data)
+    given = None if config.prompt is None else load_template(config.prompt)
+    if run is not None and given is not None and (given.prompt, given.chat) != (run.prompt, run.chat):
+        raise UserError(
+            f"{config.data} lies in a run with the template {run.name}, not {config.prompt}; leave --prompt out"
+        )
+    return given or run or model_template(base.folder)
+
+
+def _run_template(data: str) -> Template | None:
+    """Of the sampling run that the file ``data`` lies in; None where it lies elsewhere."""
+    folder = Path(data).expanduser().parent
+    there = (folder / RUN_FILE).is_file() and (folder / "samples").is_dir()
+    return stored_template(folder) if there else None
+
+
+def _template(
+    config: PreferenceConfig, known: Template | None, preferences: Sequence[Preference]
+) -> tuple[Template | None, tuple[str, ...]]:
+    """What is to be stored with the model, and what the user should know of it, a line each."""
+    if known is not None and known.chat:
+        return known, ()
+    if known is not None:
+        odd = next((pair.id for pair in preferences if not _has(known, pair)), None)
+        if odd is None:
+            return known, ()
+        if config.prompt is not None:
+            raise UserError(f"{config.data}: the prompt of {odd} is not made with the template {known.name}")
+    found = next((t for t in _TELLING if all(_has(t, pair) for pair in preferences)), None)
+    if found is not None:
+        told = () if known is None else (f"the pairs' template is {found.name}, not the model's own ({known.name})",)
+        return found, told
+    return None, ("how the prompts were made is not known, so no template is stored with the model (--prompt)",)
+
+
+def _has(template: Template, pair: Preference) -> bool:
+    """Whether the pair's prompt is ``template``, without shots, around a question; steps of an answer may follow."""
+    head, tail = template.prompt.replace("{shots}", "").split("{question}", 1)
+    prompt = pair.chosen.example.prompt
+    return isinstance(prompt, str) and prompt.startswith(head) and tail in prompt[len(head) :]
+
+
+def _short_enough(found: list[Pair], config: PreferenceConfig) -> list[Pair]:
+    longest = {pair.id: max(len(document) for document in pair.documents) for pair in found}
+    long = [name for name, length in longest.items() if length > config.max_length]
+    if not long:
+        return found
+    names = ", ".join(f"{name} ({longest[name]})" for name in long[:_NAMED]) + ", …" * (len(long) > _NAMED)
+    said = f"{len(long)} of {len(found)} pairs are longer than --max-length {config.max_length} tokens: {names}"
+    if not config.drop_long:
+        raise UserError(f"{said}; raise it, or leave them out with --drop-long")
+    if len(long) == len(found):
+        raise UserError(f"{said}; no pair is left, so raise it")
+    _log.warning("%s; they are left out", said)
+    return [pair for pair in found if longest[pair.id] <= config.max_length]
