@@ -20,8 +20,9 @@ IGNORED = -100
 
 # Bytes of the chunk's logits. Each chunk costs a pass over the weight's float32 gradient, so chunks are large on CPUs, too.
 _CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 128 << 20}
-# Bytes of a block's float32 softmax. On a CPU it is to stay in the second-level cache; a GPU wants one launch a chunk.
-_BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
+# Bytes of a block's float32 softmax, and of a tile of the weight's gradient: on a CPU they are to stay in the second-level
+# cache while they are worked on, a GPU wants one launch a chunk.
+_BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 1 << 40}
 _TINY = 1e-30
 
 
@@ -151,6 +152,7 @@ class _Chunks:
         tokens = max(1, len(labels))
         self.chunk = min(tokens, max(16, _CHUNK_BYTES[kind] // (vocabulary * hidden.element_size())))
         self.block = min(self.chunk, max(1, _BLOCK_BYTES[kind] // (vocabulary * self.wide.itemsize)))
+        self.tile = min(vocabulary, max(16, _BLOCK_BYTES[kind] // (hidden.shape[1] * self.wide.itemsize)))
 
     def run(self, factors: torch.Tensor | None, wanted: tuple[bool, bool, bool]) -> tuple[torch.Tensor, ...]:
         """Negative log-likelihoods [N]; then the gradients, as far as ``wanted``, of Σ factor · nll to hidden, weight, bias."""
@@ -159,11 +161,13 @@ class _Chunks:
         want_bias = want_bias and self.bias is not None
         nll = hidden.new_empty(count, dtype=self.wide)
         d_hidden = hidden.new_empty(hidden.shape) if want_hidden else None
-        d_weight = hidden.new_zeros(weight.shape, dtype=self.wide) if want_weight else None
+        # Filled by the first chunk, added to by the others.
+        d_weight = hidden.new_empty(weight.shape, dtype=self.wide) if want_weight else None
+        if d_weight is not None and count == 0:
+            d_weight.zero_()
         d_bias = hidden.new_zeros(len(weight), dtype=self.wide) if want_bias else None
         logits_V = hidden.new_empty(self.chunk, len(weight))
         wide_V = hidden.new_empty(self.block, len(weight), dtype=self.wide)
-        share = hidden.new_empty(weight.shape) if want_weight else None
         for start in range(0, count, self.chunk):
             rows = slice(start, min(start + self.chunk, count))
             chunk_V = logits_V[: rows.stop - start]
@@ -177,8 +181,8 @@ class _Chunks:
             factor = factors[rows, None].to(hidden.dtype)
             if d_hidden is not None:
                 torch.mm(chunk_V, weight, out=d_hidden[rows]).mul_(factor)
-            if d_weight is not None and share is not None:
-                d_weight += torch.mm(chunk_V.T, hidden[rows] * factor, out=share)
+            if d_weight is not None:
+                self._add_products(d_weight, chunk_V, hidden[rows] * factor, first=start == 0)
             if d_bias is not None:
                 d_bias += chunk_V.T.to(self.wide) @ factors[rows].to(self.wide)
         return (
@@ -193,6 +197,17 @@ class _Chunks:
             torch.mm(hidden, self.weight.T, out=out_V)
         else:
             torch.addmm(self.bias, hidden, self.weight.T, out=out_V)
+
+    def _add_products(self, total: torch.Tensor, chunk_V: torch.Tensor, narrow: torch.Tensor, *, first: bool) -> None:
+        """Add ``chunk_V.T @ narrow`` [V, d] to ``total``."""
+        share = narrow.new_empty(self.tile, narrow.shape[1])
+        for start in range(0, len(total), self.tile):
+            tile = total[start : start + self.tile]
+            product = torch.mm(chunk_V[:, start : start + self.tile].T, narrow, out=share[: len(tile)])
+            if first:
+                tile.copy_(product)
+            else:
+                tile.add_(product)
 
     def _losses(
         self, chunk_V: torch.Tensor, labels: torch.Tensor, nll: torch.Tensor, wide_V: torch.Tensor, *, gradient: bool

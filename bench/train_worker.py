@@ -1,0 +1,43 @@
+"""One trainer's process: reads a job, measures it, writes the measure. Started by ``train.py``, not by hand.
+
+python bench/train_worker.py JOB.json OUT.json
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import traceback
+from dataclasses import asdict, replace
+from pathlib import Path
+
+
+def main() -> int:
+    from worker import _import_bench  # type: ignore[import-not-found]
+
+    _import_bench()
+    from bench.skip import Skip
+    from bench.train_engines import measure
+    from bench.train_job import TrainJob
+    from rftfast.errors import UserError
+
+    job_file, out = Path(sys.argv[1]), Path(sys.argv[2])
+    try:
+        found = measure(TrainJob.read(job_file))
+    except Skip as reason:
+        answer: dict[str, object] = {"skipped": str(reason)}
+    except UserError as error:
+        answer = {"error": str(error)}
+    except Exception as error:  # a trainer that fails is a row of the table, whatever it fails with
+        traceback.print_exc()
+        answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        answer = {"measure": asdict(replace(found, peak_memory_mib=peak))}
+    out.write_text(json.dumps(answer), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
