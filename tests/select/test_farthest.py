@@ -1,5 +1,7 @@
+import json
 import random
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -53,6 +55,18 @@ def test_the_fold_is_the_published_one_on_thousands_of_random_pools():
         assert kept == slow_fold(paths, keys)
         replaced += kept != sorted({keys.index(k) for k in keys})
     assert replaced > 500  # the pools do exercise replacement
+
+
+def test_the_fold_is_the_published_one_on_sampled_pools():
+    """What a 1.3 M parameter model, fine-tuned on made-up problems, drew at temperature 0.7: for 14 questions the accepted
+    paths of 100, for 5 the first 60 that ended, right or wrong."""
+    pools = [json.loads(line)["paths"] for line in (Path(__file__).parent / "sampled_pools.jsonl").open()]
+    repeated = 0
+    for paths in pools:
+        keys = [equation_key(find_equations(p)) for p in paths]
+        assert select_paths(paths) == slow_fold(paths, keys)
+        repeated += len(keys) - len(set(keys))
+    assert len(pools) == 19 and repeated > 50
 
 
 def test_the_fold_is_the_published_one_on_long_pools():
