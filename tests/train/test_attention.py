@@ -143,3 +143,64 @@ def test_backends_are_chosen_by_device_and_dtype(monkeypatch):
         choose("cuda", torch.float32)
     with pytest.raises(UserError, match="mps"):
         choose("mps", torch.bfloat16)
+
+
+def segments(dtype=torch.float32, device="cpu"):
+    """Queries, keys, values and where their segments lie, not causal."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(n, heads, 16, dtype=dtype, device=device) for n, heads in ((14, 4), (9, 2), (9, 2)))
+    cu_q, cu_k = (torch.tensor(x, dtype=torch.int32, device=device) for x in ([0, 5, 14], [0, 7, 9]))
+    return q, k, v, segment_attention.Segments(cu_q, cu_k, 9, 7, causal=False)
+
+
+def test_torchs_operators_for_cuda_take_what_they_are_given(monkeypatch):
+    """On meta tensors: shapes and arguments, not values."""
+    monkeypatch.setattr(segment_attention, "backend", lambda device, dtype: "torch")
+    q, k, v, where = segments(torch.bfloat16, "meta")
+    out, lse = segment_attention.forward(q, k, v, where, 0.25)
+    assert (out.shape, lse.shape, lse.dtype) == (q.shape, (4, 14), torch.float32)
+    grads = segment_attention.backward(out, q, k, v, out, lse, where, 0.25)
+    assert [grad.shape for grad in grads] == [q.shape, k.shape, v.shape]
+
+
+def test_flash_attn_gets_its_arguments_in_order(monkeypatch):
+    """A stand-in with flash-attn 2.8's signatures, computed by the CPU's backend."""
+    import sys
+    import types
+
+    def part(cu_q, cu_k, max_q, max_k, causal):
+        return segment_attention.Segments(cu_q, cu_k, max_q, max_k, causal)
+
+    def varlen_forward(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal,
+        window_size_left=-1, window_size_right=-1, softcap=0.0, alibi_slopes=None, return_softmax=False,
+        block_table=None, leftpad_k=None, seqused_k=None, zero_tensors=False,
+    ):  # fmt: skip
+        assert dropout_p == 0
+        where = part(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal)
+        return (*segment_attention._cpu_forward(q, k, v, where, softmax_scale), None, None)
+
+    def varlen_backward(
+        dout, q, k, v, out, softmax_lse, dq, dk, dv, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p,
+        softmax_scale, causal, window_size_left, window_size_right, softcap, alibi_slopes, deterministic,
+        rng_state=None, zero_tensors=False,
+    ):  # fmt: skip
+        assert (dropout_p, window_size_left, window_size_right, softcap, alibi_slopes) == (0, -1, -1, 0, None)
+        assert deterministic is False
+        where = part(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal)
+        found = segment_attention._cpu_backward(dout, q, k, v, out, softmax_lse, where, softmax_scale)
+        for whole, grad in zip((dq, dk, dv), found, strict=True):
+            whole.copy_(grad)
+
+    module = types.ModuleType("flash_attn.flash_attn_interface")
+    module._flash_attn_varlen_forward, module._flash_attn_varlen_backward = varlen_forward, varlen_backward
+    monkeypatch.setitem(sys.modules, "flash_attn", types.ModuleType("flash_attn"))
+    monkeypatch.setitem(sys.modules, "flash_attn.flash_attn_interface", module)
+    q, k, v, where = segments()
+    want, want_lse = segment_attention.forward(q, k, v, where, 0.25)
+    want_grads = segment_attention.backward(want, q, k, v, want, want_lse, where, 0.25)
+    monkeypatch.setattr(segment_attention, "backend", lambda device, dtype: "flash-attn")
+    got, lse = segment_attention.forward(q, k, v, where, 0.25)
+    grads = segment_attention.backward(got, q, k, v, got, lse, where, 0.25)
+    for a, b in zip((got, lse, *grads), (want, want_lse, *want_grads), strict=True):
+        assert torch.equal(a, b)
