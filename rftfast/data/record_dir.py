@@ -82,7 +82,7 @@ class RecordDir:
                 directory._parts.mkdir(exist_ok=True)
             remove_temporary(directory._parts)
             directory._load()
-            _mend_metrics(path / "metrics.jsonl")
+            mend_lines(path / "metrics.jsonl")
             event = "resume" if directory.resumed else "start"
             directory.metrics({"event": event, "versions": versions, "notes": notes or {}})
         except BaseException:
@@ -238,8 +238,8 @@ def _record(part: Path, number: int, line: bytes) -> dict[str, Any]:
     return record
 
 
-def _mend_metrics(file: Path) -> None:
-    """A last line that was cut short goes."""
+def mend_lines(file: Path) -> None:
+    """A last line that was cut short goes. Raises UserError if the disk refuses."""
     with write_errors(file):
         data = file.read_bytes() if file.exists() else b""
     if data and not data.endswith(b"\n"):
