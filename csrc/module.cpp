@@ -91,5 +91,9 @@ PYBIND11_MODULE(_native, m) {
     py::gil_scoped_release release;
     selected->gumbel(key, step, sample, stream, n, ptr<float>(out));
   });
+  m.def("weights", [](uintptr_t d, int64_t n, uintptr_t out) {
+    py::gil_scoped_release release;
+    selected->weights(ptr<float>(d), n, ptr<double>(out));
+  });
   text::bind(m);
 }

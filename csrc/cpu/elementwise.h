@@ -164,6 +164,7 @@ void copy_pages_t(const CopyPagesArgs& a) {
   parallel_for(a.kv_heads, [&](int64_t h) {
     for (int64_t i = 0; i < a.n; ++i) {
       const int32_t* c = a.copies + i * 3;
+      if (c[0] < 0) break;
       const T* from = static_cast<const T*>(a.pool) + (c[0] * a.kv_heads + h) * head_elems;
       T* to = static_cast<T*>(a.pool) + (c[1] * a.kv_heads + h) * head_elems;
       const int64_t places = c[2];

@@ -47,7 +47,7 @@ struct RopeWriteArgs {
   DType dtype;
 };
 
-// Copies the first c[2] places of page c[0] of one layer to page c[1], for n triples c in order.
+// Copies the first c[2] places of page c[0] of one layer to page c[1], for n triples c in order; c[0] < 0 ends the list.
 struct CopyPagesArgs {
   void* pool;
   const int32_t* copies;  // [n, 3]
@@ -102,6 +102,8 @@ struct KernelTable {
   void (*sample)(const SampleArgs&);
   // out[n] = Gumbel noise of the vocabulary entries [0, n) for (key, step, sample, stream).
   void (*gumbel)(uint64_t key, uint32_t step, uint32_t sample, uint32_t stream, int64_t n, float* out);
+  // out[n] = the weights, in whole units, that top-p gives to scaled logits at distances d[n] <= 0 from the top.
+  void (*weights)(const float* d, int64_t n, double* out);
 };
 
 // The best table this machine runs, or the one named; null if it is unknown or cannot run here.

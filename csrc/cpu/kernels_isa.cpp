@@ -13,7 +13,7 @@ namespace RFT_ISA {
 
 extern const KernelTable table;
 const KernelTable table = {RFT_STRING(RFT_ISA), rms_norm, swiglu, rope_write_kv, copy_pages, attention,
-                           sample, gumbel_row};
+                           sample, gumbel_row, weights_row};
 
 }  // namespace RFT_ISA
 }  // namespace rft

@@ -7,13 +7,15 @@
 //     top-k   the k-th largest s;
 //     top-p   the lowest s of the smallest set of highest values whose share, of what top-k keeps, reaches top_p;
 //     min-p   max(s) + log(min_p);
+//   shares are counted in whole units of 2^-34 of the most likely token's weight (../sampling.h);
 //   equals of the threshold are kept too. token = argmax over the kept of s + g (float32), the lowest id among equals,
 //   g = the Gumbel noise of philox.h: a draw from softmax(s) over the kept (Gumbel 1954; Maddison et al.,
 //   "A* sampling", 2014). A temperature so small that the largest s overflows counts as 0.
 // A row that holds NaN or +inf, or nothing but -inf, gives token -1 and logprob NaN.
 //
-// Everything is a pure function of the row and the request. Noise, scores and, without top-p, the token have the same
-// bits at every instruction set; sums run in a fixed order and differ only in the rounding of exp.
+// Everything is a pure function of the row and the request. Noise, scores, thresholds and the token have the same bits at
+// every instruction set and on the GPU (../sampling.h); the sum for logprob runs in a fixed order and differs only in
+// the rounding of exp.
 //
 // Work. The row is read from memory once, for the maximum of each block of 64 tokens; the other passes find it in cache
 // and skip, by those maxima, what provably cannot matter:
@@ -22,7 +24,7 @@
 //   the draw: noise is at most kGumbelMax, so a block whose largest s + kGumbelMax is below the best score so far needs
 //     no random number; in any other block, only words small enough to make up the distance need a logarithm.
 //   top-k: the k-th largest block maximum is a lower bound of the threshold, so few values are left to select from.
-//   top-p: tokens below max - log(V / ((1 - p) Z)) weigh less than 1 - p together, so the threshold lies above.
+//   top-p: tokens that weigh less than (1 - p) Z / V each may all be left out, so the threshold lies above them.
 #pragma once
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -33,7 +35,7 @@
 #include <cstdlib>
 #include <limits>
 
-#include "../philox.h"
+#include "../sampling.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "vec.h"
@@ -44,7 +46,6 @@ namespace RFT_ISA {
 constexpr int kBlock = 64;  // tokens: one vector of sixteen Philox counters
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kLowest = std::numeric_limits<float>::lowest();
-constexpr float kLog2e = 1.44269504f;
 
 // ---- Philox, sixteen counters at a time ----
 
@@ -235,6 +236,74 @@ inline double sum_exp(const Row<T>& row, float inv_t) {
 
 // ---- filters ----
 
+// rft::weight (../sampling.h) of sixteen, to the bit.
+RFT_INLINE f32x16 weight(f32x16 d) {
+  const f32x16 y = max(d * kLog2e, splat(kWeightLeast));
+  const f32x16 t = y + kRoundMagic, f = y - (t - kRoundMagic);
+  f32x16 p = kWeight5 * f + kWeight4;
+  p = p * f + kWeight3;
+  p = p * f + kWeight2;
+  p = p * f + kWeight1;
+  p = p * f + kWeight0;
+  u32x16 n, bits;
+  std::memcpy(&n, &t, sizeof(n));
+  std::memcpy(&bits, &p, sizeof(bits));
+  bits += (n + kUnitBits) << 23;
+  std::memcpy(&p, &bits, sizeof(p));
+  return p;
+}
+
+// rft::units of sixteen weights, as floats: below 2^23 by adding 2^23, where a float has no bits left for the rest; from
+// there on a float is whole.
+RFT_INLINE f32x16 units(f32x16 w) {
+  const f32x16 low = min(w, splat(8388608.0f));
+  return ((low + 8388608.0f) - 8388608.0f) + (w - low);
+}
+
+inline void weights_row(const float* d, int64_t n, double* out) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    float lanes[kLanes] = {};
+    const int64_t count = std::min<int64_t>(kLanes, n - i);
+    std::memcpy(lanes, d + i, size_t(count) * sizeof(float));
+    store(lanes, units(weight(load(lanes))));
+    for (int64_t j = 0; j < count; ++j) out[i + j] = double(lanes[j]);
+  }
+}
+
+// The weights of all tokens together, in units: exact, whatever the order. Floats add up whole units exactly to 2^24, so
+// lanes of them do while they provably stay below; only blocks near the top go into the double at once.
+template <class T>
+inline double sum_units(const Row<T>& row, float inv_t, float top) {
+  constexpr float kRoom = 16777216.0f;
+  f32x16 lanes = {};
+  float taken = 0;  // what a lane may hold by now
+  double total = 0;
+  const auto flush = [&](const f32x16& v) {
+    for (int i = 0; i < kLanes; ++i) total += double(v[i]);
+  };
+  for (int64_t b = 0; b < row.blocks; ++b) {
+    const float nearest = row.block_max[b] * inv_t - top;
+    if (nearest < kNoWeight) continue;
+    f32x16 v[4];
+    row.load_block(b, v);
+    for (int j = 0; j < 4; ++j) v[j] = units(weight(v[j] * inv_t - top));
+    const float most = 4.1f * rft::weight(nearest) + 4.0f;  // a lane of this block, with room for rounding
+    if (most > kRoom) {
+      for (int j = 0; j < 4; ++j) flush(v[j]);
+      continue;
+    }
+    if (taken + most > kRoom) {
+      flush(lanes);
+      lanes = f32x16{};
+      taken = 0;
+    }
+    taken += most;
+    lanes += (v[0] + v[1]) + (v[2] + v[3]);
+  }
+  flush(lanes);
+  return total;
+}
+
 // All finite scaled logits >= floor, in order of id, into `values`; returns how many. Writes whole vectors: `values`
 // has room for one more.
 template <class T>
@@ -263,9 +332,9 @@ inline int64_t gather(const Row<T>& row, float inv_t, float floor, float* values
   return n;
 }
 
-// The largest t for which the weights of all values >= t sum to `target` or more; the least value if none does.
-// Reorders and overwrites. Histograms over a range that narrows to the bin in which the sum crosses the target: time
-// grows with n alone, whatever the distribution. values are finite, n >= 1.
+// The largest t for which the weights of all values >= t, in whole units, sum to `target` or more; the least value if
+// none does. Reorders and overwrites. Histograms over a range that narrows to the bin in which the sum crosses the
+// target: time grows with n alone, whatever the distribution. values are finite, n >= 1.
 inline float weighted_threshold(float* values, float* weights, int64_t n, double target) {
   constexpr int kBins = 256;
   double above = 0;  // weight of the values higher than those still looked at
@@ -275,12 +344,13 @@ inline float weighted_threshold(float* values, float* weights, int64_t n, double
       lo = values[i] < lo ? values[i] : lo;
       hi = values[i] > hi ? values[i] : hi;
     }
-    const float scale = (kBins - 0.1f) / (hi - lo);
-    // Values nearer to each other than floats can divide count as equal.
-    if (!(hi > lo) || !(scale > 0 && scale < kInf)) return lo;
-    // Highest values in bin 0. Every step of the computation is monotone, so bins are ranges of values.
+    if (!(hi > lo)) return lo;
+    // In double no distance of two floats is lost and none overflows. Highest values in bin 0; every step of the
+    // computation is monotone, so bins are ranges of values.
+    const double from = hi, scale = (kBins - 0.1) / (from - double(lo));
+    const auto bin = [&](float v) { return int((from - double(v)) * scale); };
     double bins[kBins] = {};
-    for (int64_t i = 0; i < n; ++i) bins[int((hi - values[i]) * scale)] += weights[i];
+    for (int64_t i = 0; i < n; ++i) bins[bin(values[i])] += weights[i];
     int pick = 0;
     while (pick < kBins - 1 && above + bins[pick] < target) above += bins[pick++];
     int64_t kept = 0;
@@ -288,7 +358,7 @@ inline float weighted_threshold(float* values, float* weights, int64_t n, double
       const float v = values[i], w = weights[i];
       values[kept] = v;
       weights[kept] = w;
-      kept += int((hi - v) * scale) == pick;
+      kept += bin(v) == pick;
     }
     n = kept;
   }
@@ -333,37 +403,23 @@ inline float threshold(const Row<T>& row, float inv_t, int32_t top_k, float top_
     }
   }
   if (top_p < 1.0f) {
-    double total = 0;
+    double total = -1;
     if (n < 0) {
-      total = sum_exp(row, inv_t);
-      const double outside = std::log(double(row.vocab) / ((1.0 - double(top_p)) * total));
-      n = gather(row, inv_t, float(double(top) - std::max(outside, 0.0) - 0.01), values);
+      total = sum_units(row, inv_t, top);
+      n = gather(row, inv_t, top_p_floor(top, top_p, total, double(row.vocab)), values);
     }
-    const bool all = total == 0;  // the values are all that top-k kept: their own sum is the whole
-    for (int64_t i = 0; i < n; i += kLanes) {
-      store(weights + i, exp2((load(values + i) - splat(top)) * splat(kLog2e)));
-      if (all)
-        for (int64_t j = i; j < std::min<int64_t>(i + kLanes, n); ++j) total += double(weights[j]);
+    for (int64_t i = 0; i < n; i += kLanes) store(weights + i, units(weight(load(values + i) - top)));
+    if (total < 0) {  // the values are all that top-k kept: their own sum is the whole
+      total = 0;
+      for (int64_t i = 0; i < n; ++i) total += weights[i];
     }
     result = std::max(result, weighted_threshold(values, weights, n, double(top_p) * total));
   }
-  if (min_p > 0.0f) result = std::max(result, float(double(top) + std::log(double(min_p))));
+  if (min_p > 0.0f) result = std::max(result, min_p_threshold(top, min_p));
   return std::min(result, top);
 }
 
 // ---- the draw ----
-
-// The largest word whose noise could reach `distance`, given a bound `slack` on all rounding: v >= exp(-g), and
-// 2^f <= 1 + f between powers of two, so that the bits of a float do as a power function that errs upwards only.
-RFT_INLINE uint32_t largest_word(float distance, float slack) {
-  const float y = 32.0f - (distance - slack) * kLog2e + 1e-4f;
-  if (!(y < 31.99f)) return 0xffffffffu;
-  if (y < 0.0f) return 1;
-  const int32_t bits = int32_t((y + 127.0f) * 8388608.0f);
-  float power;
-  std::memcpy(&power, &bits, 4);
-  return uint32_t(power) + 1;
-}
 
 template <class T>
 inline int64_t draw(const Row<T>& row, float inv_t, float threshold, int64_t argmax, uint64_t key, uint32_t step,
@@ -376,7 +432,7 @@ inline int64_t draw(const Row<T>& row, float inv_t, float threshold, int64_t arg
     if (high < threshold || high + kGumbelMax < best) continue;
     u32x16 words[4];
     philox_x16(lanes + uint32_t(b * (kBlock / 4)), step, sample, stream, key, words);
-    const uint32_t largest = largest_word(best - high, 2e-5f + 1e-6f * (std::fabs(best) + std::fabs(high)));
+    const uint32_t largest = largest_word_to_reach(best, high);
     if (!any_not_above(words, largest)) continue;
     for (int i = 0; i < kBlock; ++i) {
       const int64_t token = b * kBlock + i;

@@ -35,3 +35,21 @@ def native(
         _n.DTYPE_CODES[out.dtype],
     )
     return out
+
+
+def triton(
+    x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, out: torch.Tensor
+) -> torch.Tensor:
+    from rftfast.kernels import rms_norm as kernel  # not before it is needed: CPUs have no Triton
+
+    rows, channels = x.shape
+    assert x.dtype == torch.float32 and x.is_contiguous() and out.is_contiguous() and out.shape == x.shape
+    assert weight.dtype == out.dtype and weight.is_contiguous()
+    assert delta is None or (delta.dtype == out.dtype and delta.is_contiguous() and delta.shape == x.shape)
+    block, warps = kernel.shape(channels)
+    has_delta = delta is not None
+    if rows:
+        kernel.rms_norm[(rows,)](
+            x, delta if has_delta else x, weight, out, eps, channels, block, has_delta, num_warps=warps
+        )
+    return out

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from rftfast.ops import native as _n
-from rftfast.ops.kv import PAGE, KVPool, pair_width
+from rftfast.ops.kv import PAGE, KVPool
 
 
 def reference(
@@ -25,7 +25,7 @@ def reference(
     k_norm: torch.Tensor | None,
     eps: float,
 ) -> None:
-    """Rotates the q part of ``qkv`` [R, (H+2K)*D] in place and writes k, v to ``slots`` [R] (page * 16 + place).
+    """Rotates the q part of ``qkv`` [R, (H+2K)*D] in place and writes k, v to ``slots`` [R] int64 (page * 16 + place).
 
     ``cos``, ``sin`` [positions, D/2] float32; ``positions`` [R] int32.
     """
@@ -43,12 +43,12 @@ def reference(
 
     rotated_k = norm_rope(k, k_norm)
     q.copy_(norm_rope(q, q_norm))
-    w = pair_width(dtype)
+    a, b = pool.key_width, pool.value_width
     page, place = slots // PAGE, slots % PAGE
-    keys = pool.data[layer, :, :, 0].view(pool.pages, kv_heads, d // w, PAGE, w)
-    values = pool.data[layer, :, :, 1].view(pool.pages, kv_heads, PAGE // w, d, w)
-    keys[page, :, :, place] = rotated_k.view(rows, kv_heads, d // w, w)
-    values[page, :, place // w, :, place % w] = v
+    keys = pool.data[layer, :, :, 0].view(pool.pages, kv_heads, d // a, PAGE, a)
+    values = pool.data[layer, :, :, 1].view(pool.pages, kv_heads, PAGE // b, d, b)
+    keys[page, :, :, place] = rotated_k.view(rows, kv_heads, d // a, a)
+    values[page, :, place // b, :, place % b] = v
 
 
 def native(
@@ -65,6 +65,7 @@ def native(
     eps: float,
 ) -> None:
     rows, d, kv_heads = qkv.shape[0], pool.head_dim, pool.data.shape[2]
+    assert pool.layout == "pairs"
     assert qkv.shape[1] == (heads + 2 * kv_heads) * d and qkv.is_contiguous() and qkv.dtype == pool.data.dtype
     assert cos.dtype == torch.float32 and positions.dtype == torch.int32 and slots.dtype == torch.int64
     assert positions.shape == slots.shape == (rows,) and d <= 512
@@ -84,4 +85,51 @@ def native(
         d,
         eps,
         _n.DTYPE_CODES[qkv.dtype],
+    )
+
+
+def triton(
+    qkv: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    positions: torch.Tensor,
+    slots: torch.Tensor,
+    pool: KVPool,
+    layer: int,
+    heads: int,
+    q_norm: torch.Tensor | None,
+    k_norm: torch.Tensor | None,
+    eps: float,
+) -> None:
+    """As ``reference``, for layout "rows". A row with a negative slot writes nothing to the pool: an empty place of a batch
+    of fixed size."""
+    from rftfast.kernels import rope_write_kv as kernel  # not before it is needed: CPUs have no Triton
+
+    rows, d, kv_heads = qkv.shape[0], pool.head_dim, pool.data.shape[2]
+    assert pool.layout == "rows"
+    assert qkv.shape[1] == (heads + 2 * kv_heads) * d and qkv.is_contiguous() and qkv.dtype == pool.data.dtype
+    assert cos.dtype == sin.dtype == torch.float32 and cos.is_contiguous() and sin.is_contiguous()
+    assert positions.dtype == torch.int32 and slots.dtype == torch.int64
+    assert positions.shape == slots.shape == (rows,)
+    if not rows:
+        return
+    head_block, half_block = kernel.shape(d)
+    kernel.rope_write_kv[(rows, -(-(heads + 2 * kv_heads) // head_block))](
+        qkv,
+        cos,
+        sin,
+        positions,
+        slots,
+        pool.data[layer],
+        q_norm if q_norm is not None else qkv,
+        k_norm if k_norm is not None else qkv,
+        eps,
+        heads,
+        kv_heads,
+        d,
+        head_block,
+        half_block,
+        q_norm is not None,
+        k_norm is not None,
+        num_warps=kernel.NUM_WARPS,
     )

@@ -10,7 +10,10 @@ Definition, for a row x of V logits (finite or -inf) and temperature T:
   Gumbel noise of ``rftfast.ops.philox``: a draw from softmax(s) over the kept.
 - The lowest id wins among equals. A row with NaN or +inf, or with nothing but -inf, gives token -1 and logprob NaN.
 
-A result is a function of its row and its request alone.
+A result is a function of its row and its request alone. ``native`` and ``cuda`` compute s, the noise, the thresholds and
+s + g to the same bits (``csrc/sampling.h``), so of the same logits they draw the same tokens; their logprobs agree to
+about 1e-6, because exp and the order of its sum differ. ``reference`` is float64: it may differ from both where two
+scores, or a value and a threshold, are equal to seven digits.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rftfast.ops import cuda as _c
 from rftfast.ops import native as _n
 from rftfast.ops import philox
 
@@ -105,16 +109,8 @@ def native(
     stream: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As ``reference``, in C++ (``csrc/cpu/sampler.h``): s and s + g are float32 there."""
+    _check(logits, torch.device("cpu"), (row, key), (step, sample, top_k), (temperature, top_p, min_p), stream)
     n = len(row)
-    assert logits.dim() == 2
-    assert logits.stride(1) == 1
-    assert logits.shape[1] >= 1
-    expected = {torch.int64: (row, key), torch.int32: (step, sample, top_k), torch.float32: (temperature, top_p, min_p)}
-    for dtype, tensors in expected.items():
-        for tensor in tensors:
-            assert (tensor.dtype, tensor.shape, tensor.device.type) == (dtype, (n,), "cpu")
-            assert tensor.is_contiguous()
-    assert 0 <= stream < 1 << 32
     token, logprob = torch.empty(n, dtype=torch.int64), torch.empty(n, dtype=torch.float32)
     if n == 0:
         return token, logprob
@@ -140,8 +136,74 @@ def native(
     return token, logprob
 
 
+def cuda(
+    logits: torch.Tensor,
+    row: torch.Tensor,
+    key: torch.Tensor,
+    step: torch.Tensor,
+    sample: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    stream: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As ``native``, on a GPU (``csrc/cuda/sampler.cu``). All but ``stream`` is read when the kernel runs.
+
+    A request whose ``row`` is not one of the rows of ``logits`` is none: token -1, logprob NaN (so a batch of fixed size
+    can have empty places).
+    """
+    _check(logits, logits.device, (row, key), (step, sample, top_k), (temperature, top_p, min_p), stream)
+    n, device = len(row), logits.device
+    token = torch.empty(n, dtype=torch.int64, device=device)
+    logprob = torch.empty(n, dtype=torch.float32, device=device)
+    if n == 0:
+        return token, logprob
+    rows, vocab = logits.shape
+    workspace = torch.empty(_c.load().sample_workspace(n, vocab), dtype=torch.uint8, device=device)
+    inputs = (t.data_ptr() for t in (row, key, step, sample))
+    options = (t.data_ptr() for t in (temperature, top_k, top_p, min_p))
+    outputs = (t.data_ptr() for t in (token, logprob, workspace))
+    of_logits = (logits.data_ptr(), logits.stride(0), rows, vocab, _c.DTYPE_CODES[logits.dtype])
+    _c.call("sample", device, *of_logits, n, *inputs, stream, *options, *outputs)
+    return token, logprob
+
+
+def _check(
+    logits: torch.Tensor,
+    device: torch.device,
+    int64: tuple[torch.Tensor, ...],
+    int32: tuple[torch.Tensor, ...],
+    float32: tuple[torch.Tensor, ...],
+    stream: int,
+) -> None:
+    assert logits.dim() == 2 and logits.device == device
+    assert logits.stride(1) == 1
+    assert logits.shape[1] >= 1
+    n = len(int64[0])
+    for dtype, tensors in {torch.int64: int64, torch.int32: int32, torch.float32: float32}.items():
+        for tensor in tensors:
+            assert (tensor.dtype, tensor.shape, tensor.device) == (dtype, (n,), device)
+            assert tensor.is_contiguous()
+    assert 0 <= stream < 1 << 32
+
+
 def native_noise(key: int, t: int, sample: int, stream: int, n_vocab: int) -> torch.Tensor:
     """The Gumbel noise float32 [n_vocab] that ``native`` draws with; arguments as ``philox.gumbel``."""
     out = torch.empty(n_vocab, dtype=torch.float32)
     _n.load().gumbel(key, t, sample, stream, n_vocab, out.data_ptr())
+    return out
+
+
+def native_weights(d: torch.Tensor) -> torch.Tensor:
+    """What top-p adds up, float64 [n]: whole units of 2^-34 for scaled logits at distances ``d`` [n] <= 0 from the top."""
+    out = torch.empty(len(d), dtype=torch.float64)
+    _n.load().weights(d.data_ptr(), len(d), out.data_ptr())
+    return out
+
+
+def cuda_noise(key: int, t: int, sample: int, stream: int, n_vocab: int, device: torch.device) -> torch.Tensor:
+    """As ``native_noise``, of ``cuda``."""
+    out = torch.empty(n_vocab, dtype=torch.float32, device=device)
+    _c.call("gumbel", device, key, t, sample, stream, n_vocab, out.data_ptr())
     return out

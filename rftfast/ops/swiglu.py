@@ -19,3 +19,15 @@ def native(gate_up: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     assert gate_up.is_contiguous() and out.is_contiguous()
     _n.load().swiglu(gate_up.data_ptr(), out.data_ptr(), rows, channels, _n.DTYPE_CODES[out.dtype])
     return out
+
+
+def triton(gate_up: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    from rftfast.kernels import swiglu as kernel  # not before it is needed: CPUs have no Triton
+
+    rows, channels = out.shape
+    assert gate_up.shape == (rows, 2 * channels) and gate_up.dtype == out.dtype
+    assert gate_up.is_contiguous() and out.is_contiguous()
+    if rows:
+        grid = (rows, -(-channels // kernel.BLOCK))
+        kernel.swiglu[grid](gate_up, out, channels, kernel.BLOCK, num_warps=kernel.NUM_WARPS)
+    return out

@@ -27,6 +27,8 @@ def by_token(pool, copies):
         t.reshape(PAGES, PAGE, *t.shape[1:]).clone() for t in pool.keys_values(1, torch.arange(PAGES), PAGES * PAGE)
     ]
     for source, target, places in copies:
+        if source < 0:
+            break
         for plane in planes:
             plane[target, :places] = plane[source, :places]
     return [plane.flatten(0, 1) for plane in planes]
@@ -42,6 +44,7 @@ CASES = {
     "a target is the next source": [(0, 1, 13), (1, 2, 9), (2, 3, 5), (3, 4, 1)],
     "chain that carries what was there before": [(0, 1, 3), (1, 2, 11), (2, 0, 6)],
     "a target twice": [(0, 5, 9), (1, 5, 4)],
+    "the list ends early": [(0, 1, 9), (-1, 0, 0), (4, 5, 9)],
 }
 
 

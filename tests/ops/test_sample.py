@@ -145,7 +145,8 @@ def test_what_is_skipped_could_not_have_won(isa, temperature):
 
 def test_same_tokens_at_every_instruction_set():
     logits = peaked(200, 3001, 8)
-    args = requests(200, row=np.arange(200), temperature=1.3, top_k=np.arange(200) % 60, min_p=0.001)
+    top_p = np.random.default_rng(8).choice(np.float32([1, 0.3, 0.8, 0.95, 0.999, 0.99999]), 200)
+    args = requests(200, row=np.arange(200), temperature=1.3, top_k=np.arange(200) % 60, top_p=top_p, min_p=0.001)
     seen = []
     for name in ISAS:
         NATIVE.set_isa(name)
@@ -154,6 +155,37 @@ def test_same_tokens_at_every_instruction_set():
     for token, logprob in seen[1:]:
         assert torch.equal(token, seen[0][0])
         torch.testing.assert_close(logprob, seen[0][1], rtol=0, atol=2e-6)
+
+
+def test_weights_are_whole_and_the_same_at_every_instruction_set(isa):
+    """What top-p adds up: whole numbers of 2^-34, so that no sum depends on its order."""
+    d = -torch.from_numpy(np.random.default_rng(0).exponential(8, 4001).astype(np.float32))
+    d = torch.cat([d, torch.tensor([0.0, -8.3, -8.4, -math.inf, -25.0])])
+    got = sample.native_weights(d)
+    assert torch.equal(got, got.round())
+    assert got[-1] == got[-2] == 0
+    assert got[-5] == 2.0**34
+    torch.testing.assert_close(got, torch.exp(d.double()) * 2**34, rtol=4e-6, atol=0.5)
+    before = NATIVE.isa()
+    NATIVE.set_isa(ISAS[-1])
+    assert torch.equal(got, sample.native_weights(d))
+    NATIVE.set_isa(before)
+
+
+@pytest.mark.parametrize("spread", [0.01, 4, 12])
+def test_top_p_counts_each_tokens_weight(isa, spread):
+    """The threshold is where the exact sum of whole weights reaches the share, however flat or steep the row is."""
+    rng = np.random.default_rng(int(spread * 10))
+    x = rng.normal(0, spread, 9000).astype(np.float32)
+    s = np.sort(x)[::-1]
+    weights = sample.native_weights(torch.from_numpy(s - s[0])).numpy()
+    for p in np.float32([1e-6, 0.2, 0.5, 0.9, 0.99, 0.9999]):
+        threshold = s[np.searchsorted(np.cumsum(weights), float(p) * weights.sum())]
+        token, _ = sample.native(torch.from_numpy(x)[None], *requests(60, top_p=float(p)))
+        best = [
+            int(np.argmax(np.where(x >= threshold, x + philox.gumbel(99, 3, i, 0, len(x)), -np.inf))) for i in range(60)
+        ]
+        assert token.tolist() == best
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
