@@ -74,7 +74,7 @@ def compile_variant(variant: Variant, arch: int) -> Report:
         if name in variant.types and name not in variant.unaligned and not types[name].startswith("fp")
     }
     source = ASTSource(kernel, types, constexprs=dict(variant.constants), attrs=aligned)
-    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, "enable_fp_fusion": True}
     compiled: Any = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     shared = compiled.metadata.shared
     if shared > SHARED_PER_PROGRAM[arch]:

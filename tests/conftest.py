@@ -3,6 +3,9 @@ from pathlib import Path
 
 # Before torch is loaded: threads that wait sleep soon instead of starving their partners (see docs/lab-book.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+# Before anything loads triton (parts of torch do): without an NVIDIA GPU, kernels run in Triton's interpreter.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 

@@ -116,6 +116,33 @@ def test_the_reference_is_torchs_attention(forest):
     torch.testing.assert_close(out, want.transpose(0, 1).flatten(1), rtol=1e-12, atol=1e-14)
 
 
+def test_both_layouts_hold_the_same_keys_and_values(dtype, forest):
+    """The reference over a pool laid out for CPUs and over one for GPUs; the native kernel refuses the latter."""
+    trees = tables, _, lens = forest([(0, 37, 1), (2, 50, 3)])
+    d, kv_heads, pages = 32, 2, int(tables.max()) + 1
+    made = torch.Generator().manual_seed(3)
+    tokens = torch.randn(2, pages, kv_heads, PAGE, d, generator=made).to(dtype)  # keys, values
+    results = []
+    for layout in ("pairs", "rows"):
+        pool = KVPool.allocate(2, pages, kv_heads, d, dtype, layout=layout)
+        a, b = pool.key_width, pool.value_width
+        pool.data[1, :, :, 0].view(pages, kv_heads, d // a, PAGE, a).permute(0, 1, 3, 2, 4).copy_(
+            tokens[0].unflatten(-1, (d // a, a))
+        )
+        pool.data[1, :, :, 1].view(pages, kv_heads, PAGE // b, d, b).permute(0, 1, 2, 4, 3).copy_(
+            tokens[1].unflatten(2, (PAGE // b, b))
+        )
+        found = pool.keys_values(1, torch.from_numpy(tables[0]), 37)
+        for got, plane in zip(found, tokens, strict=True):
+            assert torch.equal(got, plane[tables[0]].transpose(1, 2).flatten(0, 1)[:37])
+        out = torch.empty(len(lens), 6 * d, dtype=torch.float64)
+        q = random_queries(len(lens), 6, d, dtype, seed=4)
+        results.append(attention.reference(q, pool, 1, planned(trees), 0.2, out))
+    assert torch.equal(*results)
+    with pytest.raises(AssertionError):
+        attention.native(q, pool, 1, planned(trees), 0.2, torch.empty(len(lens), 6 * d, dtype=dtype))
+
+
 # -- sharing changes not a bit --------------------------------------------------------------------------------------
 
 
