@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rftfast.data.manifest import RUN_FILE, open_manifest, read_manifest
-from rftfast.data.prompts import TEMPLATES, Template, load_template
+from rftfast.data.prompts import TEMPLATES, Template, load_template, model_template
 from rftfast.errors import UserError
 from rftfast.train.config import TrainConfig
 from rftfast.train.documents import Document, documents
@@ -116,7 +116,7 @@ def prepare(config: TrainConfig, method: str) -> Job:
     """
     check_folder(Path(config.out))
     base = open_base(config.model)
-    examples, template, notes = _read(config)
+    examples, template, notes = _read(config, base)
     found = documents(examples, base.tokenizer, eos_id=base.eos_id)
     kept = short_enough(found, config)
     check_fits(kept, base, config)
@@ -150,7 +150,7 @@ def check_folder(out: Path) -> None:
         )
 
 
-def _read(config: TrainConfig) -> tuple[list[Example], Template | None, list[str]]:
+def _read(config: TrainConfig, base: Base) -> tuple[list[Example], Template | None, list[str]]:
     """The examples, and the template their prompts are made with, as far as it is known."""
     run = stored_template(config.data)
     given = None if config.prompt is None else load_template(config.prompt)
@@ -159,9 +159,10 @@ def _read(config: TrainConfig) -> tuple[list[Example], Template | None, list[str
             f"{config.data} was sampled with the template {run.name}, not {config.prompt}; leave --prompt out"
         )
     template = given or run
-    examples = read_examples(config.data, template or TEMPLATES["gsm8k"])[: config.limit]
+    usual = model_template(base.folder) or TEMPLATES["gsm8k"]
+    examples = read_examples(config.data, template or usual)[: config.limit]
     if template is None:
-        template = told_template(examples)
+        template = told_template(examples, usual)
     elif not template.chat:
         odd = next((e.id for e in examples if not _has(template, e)), None)
         if odd is not None:
@@ -175,16 +176,22 @@ def _read(config: TrainConfig) -> tuple[list[Example], Template | None, list[str
     return examples, template, []
 
 
-def told_template(examples: Sequence[Example]) -> Template | None:
-    """The template that all the prompts show by themselves, if any."""
-    return next((t for t in _TELLING if all(_has(t, e) for e in examples)), None)
+def told_template(examples: Sequence[Example], *others: Template) -> Template | None:
+    """The template, of ``others`` or a built-in one, that all the prompts show by themselves, if any."""
+    return next((t for t in (*others, *_TELLING) if all(_has(t, e) for e in examples)), None)
 
 
 def _has(template: Template, example: Example) -> bool:
     """Whether the example's prompt is ``template``, without shots, around a question."""
     head, tail = template.prompt.replace("{shots}", "").split("{question}", 1)
     prompt = example.prompt
-    return isinstance(prompt, str) and not example.rendered and prompt.startswith(head) and prompt.endswith(tail)
+    if template.chat:
+        return len(prompt) == 1 and not isinstance(prompt, str) and _around(prompt[0]["content"], head, tail)
+    return isinstance(prompt, str) and not example.rendered and _around(prompt, head, tail)
+
+
+def _around(text: str, head: str, tail: str) -> bool:
+    return text.startswith(head) and text.endswith(tail)
 
 
 def short_enough(found: list[Document], config: TrainConfig) -> list[Document]:

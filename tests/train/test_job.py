@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from rftfast.data.prompts import TEMPLATES
+from rftfast.data.prompts import TEMPLATES, Template, save_template
 from rftfast.errors import UserError
 from rftfast.train.job import fingerprint, prepare
 from tests.train.tiny_run import config
@@ -34,6 +34,16 @@ def test_questions_are_put_in_gsm8k_unless_told(tmp_path):
     assert prepare(config(tmp_path), "sft").template.name == "gsm8k"
     job = prepare(config(tmp_path, prompt="plain"), "sft")
     assert job.template == TEMPLATES["plain"] and job.notes == ()
+
+
+def test_a_model_that_has_a_template_keeps_it(tmp_path):
+    settings = config(tmp_path)
+    mine = Template("mine", "Q: {question} A:")
+    save_template(mine, settings.model)
+    assert prepare(settings, "sft").template == mine
+    assert prepare(dataclasses.replace(settings, prompt="plain"), "sft").template == TEMPLATES["plain"]
+    rows = pairs(tmp_path, ["Question: a?\nAnswer:"])
+    assert prepare(dataclasses.replace(settings, data=rows), "sft").template.name == "gsm8k"
 
 
 def test_a_run_directory_brings_its_template_without_shots_and_stops(tmp_path):

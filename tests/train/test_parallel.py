@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
 from rftfast.errors import UserError
@@ -53,18 +55,32 @@ def run_two(script: str, *arguments: str) -> None:
             process.kill()
 
 
+def tie_head(model: Path, tied: Path) -> None:
+    shutil.copytree(model, tied)
+    tensors = load_file(tied / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, tied / "model.safetensors", {"format": "pt"})
+    file = tied / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tie_word_embeddings": True}))
+
+
 def test_two_processes_are_one(tmp_path):
     # 5 examples a step: one process has 4 rows, each of two processes 2; the last step's 2 examples are a row each.
     settings = options(tmp_path, batch_size=5, row_tokens=120, max_length=100)
     (tmp_path / "config.json").write_text(json.dumps(settings))
+    tie_head(tmp_path / "base", tmp_path / "base-tied")
     run_two("tests/train/two_processes.py", str(tmp_path))
-    job = prepare(config(tmp_path, **settings), "sft")
-    with open_world(job.config) as world:
-        losses, weights = made_steps(job, world)
-    assert losses[-1] < losses[0] - 0.5
-    for way in WAYS:
+    expected = []
+    for name in ("base", "base-tied"):
+        job = prepare(config(tmp_path, **settings | {"model": str(tmp_path / name)}), "sft")
+        with open_world(job.config) as world:
+            expected.append(made_steps(job, world))
+    assert expected[0][0][-1] < expected[0][0][0] - 0.5
+    assert len(expected[1][1]) == len(expected[0][1]) - 1
+    for way, changes in WAYS.items():
+        losses, weights = expected[way == "tied"]
         found_losses, found, mesh = torch.load(tmp_path / f"{way}.pt")
-        assert mesh == ((2, 1) if way == "node" else (2,))
+        assert mesh == ((2, 1) if changes.get("shard") == "node" else (2,))
         assert found_losses == pytest.approx(losses, rel=1e-5), way
         assert found.keys() == weights.keys()
         for name, weight in weights.items():

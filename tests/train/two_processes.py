@@ -21,6 +21,7 @@ WAYS: dict[str, dict[str, object]] = {
     "node": {"shard": "node"},
     "each row": {"reduce_each_row": True},
     "once": {"gather": "step", "recompute": True},
+    "tied": {"shard": "node"},
 }
 
 
@@ -28,8 +29,9 @@ def main(root: Path) -> None:
     config = TrainConfig(**json.loads((root / "config.json").read_text()))
     for way, changes in WAYS.items():
         # Two nodes of one process for HSDP: the weights are whole in each.
-        os.environ["LOCAL_WORLD_SIZE"] = "1" if way == "node" else "2"
+        os.environ["LOCAL_WORLD_SIZE"] = "1" if changes.get("shard") == "node" else "2"
         os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+        changes = {**changes, "model": f"{config.model}-tied"} if way == "tied" else changes
         job = prepare(dataclasses.replace(config, **changes), "sft")  # type: ignore[arg-type]
         with open_world(job.config) as world:
             losses, weights = made_steps(job, world)
