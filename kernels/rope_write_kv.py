@@ -80,9 +80,10 @@ def rope_write_kv(
 
     plane_H = is_v_H.to(tl.int64)
     kv_head_H = head_H - HEADS - plane_H * KV_HEADS
-    page_H = ((slot // PAGE) * KV_HEADS + kv_head_H) * 2 + plane_H
-    to_HD = kv + (page_H * PAGE + slot % PAGE)[:, None] * HEAD_DIM + offs_D[None, :]
-    kv_HD = (is_k_H | is_v_H)[:, None] & in_half_D[None, :] & (slot >= 0)
+    slot_H = slot + tl.zeros([HEAD_BLOCK], dtype=tl.int64)
+    page_H = ((slot_H // PAGE) * KV_HEADS + kv_head_H) * 2 + plane_H
+    to_HD = kv + (page_H * PAGE + slot_H % PAGE)[:, None] * HEAD_DIM + offs_D[None, :]
+    kv_HD = ((is_k_H | is_v_H) & (slot_H >= 0))[:, None] & in_half_D[None, :]
     tl.store(to_HD, tl.where(is_v_H[:, None], v_low_HD, turned_low_HD).to(dtype), mask=kv_HD)
     tl.store(to_HD + HALF, tl.where(is_v_H[:, None], v_high_HD, turned_high_HD).to(dtype), mask=kv_HD)
 

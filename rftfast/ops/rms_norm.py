@@ -50,6 +50,15 @@ def triton(
     has_delta = delta is not None
     if rows:
         kernel.rms_norm[(rows,)](
-            x, delta if has_delta else x, weight, out, eps, channels, block, has_delta, num_warps=warps
+            x,
+            delta if has_delta else x,
+            weight,
+            out,
+            eps,
+            channels,
+            block,
+            has_delta,
+            num_warps=warps,
+            enable_fp_fusion=True,
         )
     return out

@@ -132,4 +132,5 @@ def triton(
         q_norm is not None,
         k_norm is not None,
         num_warps=kernel.NUM_WARPS,
+        enable_fp_fusion=True,
     )

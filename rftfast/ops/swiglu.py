@@ -29,5 +29,5 @@ def triton(gate_up: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     assert gate_up.is_contiguous() and out.is_contiguous()
     if rows:
         grid = (rows, -(-channels // kernel.BLOCK))
-        kernel.swiglu[grid](gate_up, out, channels, kernel.BLOCK, num_warps=kernel.NUM_WARPS)
+        kernel.swiglu[grid](gate_up, out, channels, kernel.BLOCK, num_warps=kernel.NUM_WARPS, enable_fp_fusion=True)
     return out
