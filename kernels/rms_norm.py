@@ -43,7 +43,7 @@ def shape(channels: int) -> tuple[int, int]:
 
 def variants() -> list[Variant]:
     found = []
-    for channels in (576, 2048, 4096, 8192):  # SmolLM2-135M, Llama-3.2-1B, Llama-7B, Llama-70B
+    for channels in (576, 2048, 8192):  # SmolLM2-135M, Llama-3.2-1B, Llama-70B
         block, warps = shape(channels)
         for has_delta in (True, False) if channels == 2048 else (True,):
             found.append(

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from rftfast.ops import cuda
 from tests.cuda.conftest import CSRC
 
 NVCC = shutil.which("nvcc")
@@ -44,3 +45,17 @@ def test_kernels_compile_without_spills(tmp_path, arch, record_property):
             assert shared * SAMPLER_BLOCKS <= 16 << 10, part
             found.add(kernel)
     assert found == set(REGISTERS)
+
+
+def test_the_built_module_imports_without_a_gpu():
+    try:
+        module = cuda.load()
+    except ImportError as error:
+        pytest.skip(f"not built: {error}")
+    assert module.archs
+    count, why = module.devices()
+    assert (count > 0) != bool(why)
+    assert module.sample_workspace(10, 50_000) > 10 * 50_000 // 64 * 4
+    if count == 0:
+        with pytest.raises(RuntimeError, match="check_stops"):
+            module.check_stops(0, 0, 0, 0, 0, 0, 0, 0, 1, 1)
