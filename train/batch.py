@@ -24,6 +24,7 @@ class Batch:
         position_ids: [1, T] int64; from 0 in each document, and in each path on from the prefix it shares.
         labels: [T] int64, the token that position t is to predict (already shifted), -100 where there is no loss.
         weights: [T] float32, the weight of the loss there.
+        loss_positions: [R] int64, ascending, where labels are. Known here, so that no device is waited for to find them.
         layout: which position attends to which; goes into the model's forward as ``packed=``.
         ids: the documents', in the order of the row's units.
         response_tokens: positions with a label.
@@ -34,6 +35,7 @@ class Batch:
     position_ids: torch.Tensor
     labels: torch.Tensor
     weights: torch.Tensor
+    loss_positions: torch.Tensor
     layout: Layout
     ids: tuple[str, ...]
     response_tokens: int
@@ -68,6 +70,7 @@ class Batch:
             position_ids=moved(self.position_ids),
             labels=moved(self.labels),
             weights=moved(self.weights),
+            loss_positions=moved(self.loss_positions),
             layout=layout,
         )
 
@@ -140,13 +143,15 @@ def collate(row: Row) -> Batch:
         tree,
     )
     labels = torch.from_numpy(np.concatenate(parts.labels))
+    loss_positions = (labels != IGNORED).nonzero()[:, 0]
     return Batch(
         input_ids=torch.from_numpy(np.concatenate(parts.tokens).astype(np.int64))[None],
         position_ids=torch.from_numpy(np.concatenate(parts.positions).astype(np.int64))[None],
         labels=labels,
         weights=torch.from_numpy(np.concatenate(parts.weights)),
+        loss_positions=loss_positions,
         layout=layout,
         ids=tuple(document.id for document in documents),
-        response_tokens=int((labels != IGNORED).sum()),
+        response_tokens=len(loss_positions),
         useful_tokens=sum(len(document) for document in documents),
     )

@@ -23,7 +23,6 @@ _CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 128 << 20}
 # Bytes of a block's float32 softmax, and of a tile of the weight's gradient: on a CPU they are to stay in the second-level
 # cache while they are worked on, a GPU wants one launch a chunk.
 _BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 1 << 40}
-_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ def linear_cross_entropy(
     labels: torch.Tensor,
     *,
     token_weights: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     transform: Transform = PLAIN,
 ) -> torch.Tensor:
@@ -57,10 +57,14 @@ def linear_cross_entropy(
         weight: [V, d], in any floating dtype; its gradient comes in that dtype.
         labels: [N] int64; tokens with -100 cost nothing and have no gradient.
         token_weights: [N] float, without gradient; None means 1.
+        rows: [R] int64, where labels are, if that is known; to look for them means to wait for the device.
         bias: [V] or None.
     """
     # Inside a Function's forward torch does not tell whether anyone will ask for gradients.
-    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, token_weights, transform, torch.is_grad_enabled())
+    rows = _labelled(labels) if rows is None else rows
+    return _LinearCrossEntropy.apply(
+        hidden, weight, bias, labels, rows, token_weights, transform, torch.is_grad_enabled()
+    )
 
 
 def token_logprobs(
@@ -68,6 +72,7 @@ def token_logprobs(
     weight: torch.Tensor,
     labels: torch.Tensor,
     *,
+    rows: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     transform: Transform = PLAIN,
 ) -> torch.Tensor:
@@ -75,7 +80,8 @@ def token_logprobs(
 
     Arguments as for :func:`linear_cross_entropy`. Backward computes the logits once more.
     """
-    return _TokenLogprobs.apply(hidden, weight, bias, labels, transform)
+    rows = _labelled(labels) if rows is None else rows
+    return _TokenLogprobs.apply(hidden, weight, bias, labels, rows, transform)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -86,11 +92,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         labels: torch.Tensor,
+        rows: torch.Tensor,
         token_weights: torch.Tensor | None,
         transform: Transform,
         differentiable: bool,
     ) -> torch.Tensor:
-        rows = (labels != IGNORED).nonzero()[:, 0]
         factors = torch.ones(len(rows), device=hidden.device, dtype=_wide(hidden.dtype))
         if token_weights is not None:
             factors = token_weights[rows].to(factors)
@@ -103,9 +109,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         rows, *saved = ctx.saved_tensors
-        scaled = [x if grad == 1 else x * grad.to(x.dtype) for x in saved]
+        # A look at the value would have a GPU waited for; there the pass over the gradients is cheap.
+        unscaled = grad.device.type == "cpu" and grad == 1
+        scaled = saved if unscaled else [x * grad.to(x.dtype) for x in saved]
         d_hidden, d_weight, d_bias = (scaled.pop(0) if kept else None for kept in ctx.kept)
-        return _scattered(d_hidden, rows, ctx.shape), d_weight, d_bias, None, None, None, None
+        return _scattered(d_hidden, rows, ctx.shape), d_weight, d_bias, None, None, None, None, None
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -116,9 +124,9 @@ class _TokenLogprobs(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         labels: torch.Tensor,
+        rows: torch.Tensor,
         transform: Transform,
     ) -> torch.Tensor:
-        rows = (labels != IGNORED).nonzero()[:, 0]
         nll, *_ = _Chunks(hidden[rows], weight, bias, labels[rows], transform).run(None, (False, False, False))
         ctx.save_for_backward(hidden, weight, bias, labels, rows)
         ctx.transform = transform
@@ -129,7 +137,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, bias, labels, rows = ctx.saved_tensors
         chunks = _Chunks(hidden[rows], weight, bias, labels[rows], ctx.transform)
         _, d_hidden, d_weight, d_bias = chunks.run(-grad[rows], ctx.needs_input_grad[:3])
-        return _scattered(d_hidden, rows, hidden.shape), d_weight, d_bias, None, None
+        return _scattered(d_hidden, rows, hidden.shape), d_weight, d_bias, None, None, None
 
 
 class _Chunks:
@@ -217,25 +225,26 @@ class _Chunks:
             rows = slice(start, start + self.block)
             block_V, label = chunk_V[rows], labels[rows, None]
             scores_V = block_V if self.transform.plain else self._transformed(block_V)
-            p_V = torch.softmax(scores_V, -1, dtype=self.wide, out=wide_V[: len(block_V)])
-            chosen = p_V.gather(1, label)
-            nll[rows] = chosen.log().neg_()[:, 0]
-            lost = chosen[:, 0] < _TINY
-            if lost.any():  # a probability that float32 cannot hold
-                far_V = scores_V[lost].to(self.wide)
-                nll[rows][lost] = (far_V.logsumexp(-1, keepdim=True) - far_V.gather(1, label[lost]))[:, 0]
+            # By way of the logarithm, so that no probability is too small to have one.
+            log_V = torch.log_softmax(scores_V, -1, dtype=self.wide, out=wide_V[: len(block_V)])
+            chosen = log_V.gather(1, label)
+            nll[rows] = chosen[:, 0].neg()
             if gradient:
-                p_V.scatter_add_(1, label, torch.full_like(chosen, -1.0))
+                d_V = log_V.exp_().scatter_(1, label, chosen.expm1_())
                 if not self.transform.plain:
-                    p_V.mul_(self.transform.scale)
+                    d_V.mul_(self.transform.scale)
                 if self.transform.softcap is not None:
-                    p_V.mul_(1 - (scores_V / self.transform.softcap).square_())
-                block_V.copy_(p_V)
+                    d_V.mul_(1 - (scores_V / self.transform.softcap).square_())
+                block_V.copy_(d_V)
 
     def _transformed(self, products_V: torch.Tensor) -> torch.Tensor:
         scores_V = products_V.to(self.wide) * self.transform.scale
         cap = self.transform.softcap
         return scores_V if cap is None else scores_V.div_(cap).tanh_().mul_(cap)
+
+
+def _labelled(labels: torch.Tensor) -> torch.Tensor:
+    return (labels != IGNORED).nonzero()[:, 0]
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -68,6 +68,7 @@ def batch_loss(model: Any, batch: Batch) -> torch.Tensor:
         head.weight,
         batch.labels,
         token_weights=batch.weights,
+        rows=batch.loss_positions,
         bias=head.bias,
         transform=head.transform,
     )
@@ -77,7 +78,12 @@ def batch_logprobs(model: Any, batch: Batch) -> torch.Tensor:
     """[T] log-probability of each label, 0 where there is none; sharded models as for :func:`batch_loss`."""
     head = split_head(model)
     return token_logprobs(
-        hidden_states(head, batch), head.weight, batch.labels, bias=head.bias, transform=head.transform
+        hidden_states(head, batch),
+        head.weight,
+        batch.labels,
+        rows=batch.loss_positions,
+        bias=head.bias,
+        transform=head.transform,
     )
 
 

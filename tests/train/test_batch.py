@@ -24,6 +24,7 @@ def test_documents_side_by_side():
     assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 9, 8, 7]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2]]
     assert batch.labels.tolist() == [NO, NO, 4, 5, NO, 8, 7, NO]
+    assert batch.loss_positions.tolist() == [2, 3, 5, 6]
     assert batch.cu_seqlens.tolist() == [0, 5, 8]
     assert (batch.max_seqlen, batch.layout.longest, batch.tree) == (5, 5, None)
     assert (batch.ids, batch.response_tokens, batch.useful_tokens) == (("a", "c"), 4, 8)
@@ -59,5 +60,7 @@ def test_a_dummy_has_positions_but_no_labels():
 
 def test_moving_takes_everything_along():
     batch = collate(Row((Unit((A, B)),), 100)).to("meta")
-    tensors = [batch.input_ids, batch.position_ids, batch.labels, batch.weights, batch.cu_seqlens]
-    assert {x.device.type for x in [*tensors, batch.tree.cu_paths, batch.tree.cu_prefixes]} == {"meta"}
+    tensors = [batch.input_ids, batch.position_ids, batch.labels, batch.weights, batch.loss_positions]
+    assert {x.device.type for x in [*tensors, batch.cu_seqlens, batch.tree.cu_paths, batch.tree.cu_prefixes]} == {
+        "meta"
+    }
