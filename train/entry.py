@@ -53,7 +53,7 @@ def main(
     except UserError as error:
         return _end(f"error: {error}", 2, rank)
     except Stopped as stopped:
-        return _end(str(stopped), 128 + stopped.number, rank)
+        return _end("" if rank else str(stopped), 128 + stopped.number, 0)
     return 0
 
 
@@ -62,5 +62,6 @@ def _end(line: str, status: int, rank: int) -> int:
         # Most errors are everyone's, and then torchrun ends this process before it speaks up a second time.
         time.sleep(2)
         line = f"process {rank}: {line}"
-    print(line, file=sys.stderr, flush=True)
+    if line:
+        print(line, file=sys.stderr, flush=True)
     return status

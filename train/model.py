@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rftfast.errors import UserError
-from rftfast.models.config import read_json
+from rftfast.models.config import FAMILIES, read_json
 from rftfast.models.resolve import fingerprint, resolve
+from rftfast.models.shapes import SEED_FILE
 from rftfast.models.tokenizer import Tokenizer
 from rftfast.models.weights import weight_files
 from rftfast.ops import native
@@ -26,6 +28,7 @@ from rftfast.train.config import TrainConfig
 from rftfast.train.documents import Document
 from rftfast.train.loss import batch_loss, check_head
 from rftfast.train.packing import Row, Unit
+from rftfast.train.parallel import choose_device
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ class Base:
     eos_id: int | None
     """The token that ends a document: the tokenizer's, or the configuration's first."""
     fingerprint: str
+    random: bool = False
+    """A ``shape:`` model: weights are made, not read, for measurements of speed."""
 
 
 class Learner(nn.Module):
@@ -76,16 +81,23 @@ def open_base(name: str) -> Base:
     raw = read_json(folder / "config.json", "download the model again")
     if raw.get("quantization_config"):
         raise UserError(f"{folder}: quantised weights cannot be trained; use the bf16 or float16 release")
-    weight_files(folder)
+    random = (folder / SEED_FILE).is_file()
+    if not random:
+        weight_files(folder)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        if "model_type" in raw:
+            config = AutoConfig.from_pretrained(folder)
+        else:
+            config = AutoConfig.for_model(FAMILIES[raw["architectures"][0]], **raw)
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"{folder}: transformers cannot read its config.json ({_one_line(error)})") from None
     tokenizer = Tokenizer.from_folder(folder)
     ends = raw.get("eos_token_id")
     first = ends[0] if isinstance(ends, list) and ends else ends
     eos = tokenizer.eos_id if tokenizer.eos_id is not None else first
-    return Base(folder, config, tokenizer, eos if isinstance(eos, int) else None, fingerprint(folder))
+    if random:
+        eos = 0  # such models end nowhere when they are sampled, but documents have to
+    return Base(folder, config, tokenizer, eos if isinstance(eos, int) else None, fingerprint(folder), random)
 
 
 def build(base: Base, config: TrainConfig, *, weights: bool = True) -> Learner:
@@ -101,9 +113,14 @@ def build(base: Base, config: TrainConfig, *, weights: bool = True) -> Learner:
     transformers_logging.disable_progress_bar()
     loader: Any = transformers.AutoModelForCausalLM
     try:
-        if weights:
+        if weights and base.random:
+            torch.manual_seed(0)
+            with choose_device(config):
+                model = loader.from_config(base.config, dtype=torch.float32)
+        elif weights:
             model, report = loader.from_pretrained(
                 base.folder,
+                config=base.config,
                 dtype=torch.float32,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
@@ -113,11 +130,11 @@ def build(base: Base, config: TrainConfig, *, weights: bool = True) -> Learner:
         else:
             with torch.device("meta"):
                 model = loader.from_config(base.config, dtype=torch.float32)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{base.folder}: transformers cannot load the model ({_one_line(error)})") from None
     model.config.use_cache = False
     use_packed_attention(model)
-    if weights:
+    if weights and not base.random:
         check_head(model, _probe(base))
     learner = Learner(model)
     learner.train()

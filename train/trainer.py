@@ -171,10 +171,11 @@ class Trainer:
         return Position(position.steps + 1, epoch, index, position.useful_tokens + step.useful_tokens)
 
     def _save_and_stop(self, position: Position, number: int) -> None:
-        if position.steps > 0:
-            self.checkpoints.save(position)
-            self.checkpoints.wait()
         name = signal.Signals(number).name
+        if position.steps == 0:
+            raise Stopped(f"{name}: stopped before the first step was made; nothing is lost", number)
+        self.checkpoints.save(position)
+        self.checkpoints.wait()
         raise Stopped(f"{name}: stopped after step {position.steps} and saved; the same command goes on", number)
 
     def _refuse(self, step: Step, position: Position, loss: float, ids: list[str]) -> None:
@@ -196,6 +197,9 @@ class Trainer:
 
     def _finish(self) -> Path:
         """Export the model and draw the curve."""
+        if self.job.base.random:
+            self.console.print("[yellow]note[/]   the base has random weights: nothing is exported")
+            return self.out
         target = self.out / "model"
         dtype = export_dtype(self.job.config, self.job.base)
         weights = whole_weights(self.learner.model, dtype, self.world.main)

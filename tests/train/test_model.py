@@ -6,16 +6,19 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from rftfast.errors import UserError
 from rftfast.ops import native
 from rftfast.train.batch import collate
+from rftfast.train.job import prepare
 from rftfast.train.loss import batch_loss
 from rftfast.train.model import build, compute_dtype, open_base
 from rftfast.train.packing import plan_steps
 from rftfast.train.parallel import Accumulation, open_world, shard
 from tests.tiny_model import EOS
-from tests.train.made import families, made_documents, tiny
+from tests.train.made import SIZES, families, made_documents, tiny
+from tests.train.steps import made_steps
 from tests.train.tiny_run import config, write_model
 
 
@@ -69,6 +72,7 @@ def test_no_weights_are_needed_for_the_other_processes(tmp_path):
     [
         ("lost", "the weights lack model.norm.weight"),
         ("shape", "have another shape than config.json says for model.norm.weight"),
+        ("cut", "transformers cannot load the model"),
         ("none", "has no weights"),
         ("quantised", "quantised weights cannot be trained"),
         ("unknown", "transformers cannot read its config.json"),
@@ -89,7 +93,9 @@ def test_models_that_cannot_be_trained(tmp_path, fault, expected):
         raw["model_type"] = "never-heard-of"
     save_file(tensors, file)
     settings_file.write_text(json.dumps(raw))
-    if fault == "none":
+    if fault == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif fault == "none":
         file.unlink()
     elif fault == "folder":
         settings_file.unlink()
@@ -97,6 +103,32 @@ def test_models_that_cannot_be_trained(tmp_path, fault, expected):
     with pytest.raises(UserError, match=expected) as caught:
         build(open_base(settings.model), settings)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_loss_and_gradients(tmp_path, monkeypatch):
+    compile_module = torch.nn.Module.compile
+    # Captured and differentiated as ever; no C++ compiler has to be here.
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **o: compile_module(self, backend="aot_eager", **o))
+    found = []
+    for compiled in (False, True):
+        settings = config(tmp_path, compile=compiled)
+        job = prepare(settings, "sft")
+        with open_world(settings) as world:
+            found.append(made_steps(job, world, count=1))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    for name, weight in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], weight, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_shape_is_trained_for_its_speed(tmp_path, monkeypatch):
+    monkeypatch.setenv("RFTFAST_CACHE", str(tmp_path / "cache"))
+    base = open_base("shape:smollm2-135m")
+    assert base.random and base.eos_id == 0
+    learner = build(base, config(tmp_path), weights=False)
+    assert len(learner.layers()) == 30
+    small = dataclasses.replace(base, config=AutoConfig.for_model("llama", **SIZES))
+    assert not any(p.is_meta for p in build(small, config(tmp_path)).parameters())
 
 
 def test_a_tensor_too_many_is_said(tmp_path, caplog):
