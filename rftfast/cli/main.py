@@ -8,7 +8,22 @@ import sys
 import typer
 
 from rftfast import __version__
-from rftfast.cli import cost, doctor, eval, export, models, pairs, report, rollout, sample, select, stats, verify
+from rftfast.cli import (
+    cost,
+    doctor,
+    eval,
+    export,
+    models,
+    pairs,
+    report,
+    rollout,
+    sample,
+    select,
+    stats,
+    study,
+    synth,
+    verify,
+)
 from rftfast.errors import UserError
 
 app = typer.Typer(
@@ -25,10 +40,12 @@ app.command("stats")(stats.stats)
 app.command("export")(export.export)
 app.command("rollout")(rollout.rollout)
 app.command("pairs")(pairs.pairs)
+app.command("synth")(synth.synth)
 app.command("eval")(eval.evaluate)
 app.command("cost")(cost.cost)
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
+app.command("study")(study.study)
 app.command("doctor")(doctor.doctor)
 
 

@@ -1,0 +1,170 @@
+"""What a study's finished evaluations say: rows over seeds, gains over the baseline, paths behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rftfast.errors import UserError
+from rftfast.evaluate.intervals import Interval
+from rftfast.evaluate.outcomes import run_folders
+from rftfast.evaluate.paired import Comparison, compare, difference
+from rftfast.evaluate.scores import ModelScores, Score, score_runs
+from rftfast.study.graph import Step
+from rftfast.study.state import DONE, State
+from rftfast.study.student import mean_interval
+
+GREEDY = "maj1@1"
+
+
+@dataclass(frozen=True)
+class Data:
+    """The rows a model was trained on. ``sampled`` and ``union``: distinct paths a question (S and U of ``rftfast stats``);
+    None for data without sampled paths, or without deduplication."""
+
+    rows: int
+    questions: int
+    sampled: float | None = None
+    union: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluated model. ``pair``: evaluations with the same one are compared with each other (a seed)."""
+
+    step: Step
+    pair: str
+    scores: ModelScores
+    data: Data | None
+
+    @property
+    def right(self) -> dict[str, float]:
+        """Question id -> whether the greedy answer is right."""
+        return self.scores.scores[GREEDY].values
+
+    @property
+    def accuracy(self) -> float:
+        return self.scores.scores[GREEDY].interval.value
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Accuracy minus the baseline's, as a difference of shares.
+
+    ``runs``: one for each pair. ``interval``: over the runs (Student's t) where there are two or more, else over the
+    questions. ``by_question``: all questions of all runs pooled and paired.
+    """
+
+    runs: tuple[float, ...]
+    interval: Interval
+    by_question: Comparison
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: the same thing, once for each seed. Its gain is over the baseline of its group."""
+
+    group: str
+    name: str
+    evaluations: tuple[Evaluation, ...]
+    gain: Gain | None
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        return self.evaluations[0].step.labels
+
+    def figure(self, of: Sequence[Score]) -> Interval:
+        """The mean over the runs; over the questions where there is one run."""
+        return mean_interval([s.interval.value for s in of]) if len(of) > 1 else of[0].interval
+
+    @property
+    def greedy(self) -> Interval:
+        return self.figure([e.scores.scores[GREEDY] for e in self.evaluations])
+
+    def sampled(self, kind: str) -> Interval | None:
+        """maj1@k or pass@k of the largest k that all runs have; None where they were evaluated greedily only."""
+        k = self.k
+        name = f"{kind}@{k}"
+        found = [e.scores.scores[name] for e in self.evaluations if name in e.scores.scores]
+        return self.figure(found) if k is not None and len(found) == len(self.evaluations) else None
+
+    @property
+    def k(self) -> int | None:
+        drawn = [run.k for e in self.evaluations for run in e.scores.runs if not run.greedy]
+        return min(drawn) if drawn else None
+
+    def data_mean(self, field: str) -> float | None:
+        values = [getattr(e.data, field) for e in self.evaluations if e.data is not None]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known and len(known) == len(self.evaluations) else None
+
+
+def collect(graph: Mapping[str, Step], states: Mapping[str, State], baseline: str | None) -> list[Row]:
+    """Rows in the order of the study, of the evaluations that are done.
+
+    Raises:
+        UserError: two evaluations of a row with the same seed, a damaged run.
+    """
+    rows: dict[tuple[str, str], dict[str, Evaluation]] = {}
+    for name, step in graph.items():
+        if step.kind.name == "eval" and states[name].status == DONE:
+            found = _evaluation(step, graph)
+            place = str(step.labels.get("group") or ""), str(step.labels.get("row", name))
+            row = rows.setdefault(place, {})
+            if found.pair in row:
+                raise UserError(
+                    f"steps {row[found.pair].step.name} and {name}: both are row {place[1]!r} with pair"
+                    f" {found.pair or 'none'}; give them different rows, or a 'pair' each"
+                )
+            row[found.pair] = found
+    made = []
+    for (group, name), row in rows.items():
+        basis = rows.get((group, baseline)) if baseline is not None and name != baseline else None
+        made.append(Row(group, name, tuple(row.values()), None if basis is None else _gain(row, basis)))
+    return made
+
+
+def _evaluation(step: Step, graph: Mapping[str, Step]) -> Evaluation:
+    pair = step.labels.get("pair", step.values.get("seed", ""))
+    folders = [f for folder in sorted((step.folder / step.kind.target).iterdir()) for f in run_folders(str(folder))]
+    return Evaluation(step, str(pair), score_runs(folders), _data_behind(step, graph))
+
+
+def _data_behind(step: Step, graph: Mapping[str, Step]) -> Data | None:
+    """The training data of the evaluated model; None for a model that no step has trained."""
+    for name in step.origins.get("model", ()):
+        trained = graph[name]
+        if "data" not in trained.kind.inputs:
+            return None
+        (path,) = trained.inputs["data"]
+        counts = Path(path).parent / "counts.json"
+        if trained.origins["data"] and counts.is_file():
+            found = json.loads(counts.read_bytes())
+            dedup = graph[trained.origins["data"][0]].options.get("dedup", True)
+            paths = (found["distinct_sampled"], found["distinct_with_gold"]) if dedup else (None, None)
+            return Data(found["rows"], found["questions"], *paths)
+        file = Path(path) / "rft.jsonl" if Path(path).is_dir() else Path(path)
+        if file.suffix == ".jsonl" and file.is_file():
+            with file.open("rb") as lines:
+                rows = sum(1 for line in lines if line.strip())
+            return Data(rows, rows)
+    return None
+
+
+def _gain(row: Mapping[str, Evaluation], basis: Mapping[str, Evaluation]) -> Gain | None:
+    pairs = [(found, basis[pair]) for pair, found in row.items() if pair in basis]
+    if not pairs:
+        return None
+    runs, mine, theirs = [], [], []
+    for a, b in pairs:
+        shared = [q for q in a.right if q in b.right]
+        if not shared:
+            raise UserError(f"{a.step.name} and {b.step.name} have no question in common; evaluate both on one file")
+        runs.append(sum(a.right[q] - b.right[q] for q in shared) / len(shared))
+        mine += [a.right[q] for q in shared]
+        theirs += [b.right[q] for q in shared]
+    interval = mean_interval(runs) if len(runs) > 1 else difference(mine, theirs)
+    return Gain(tuple(runs), interval, compare(mine, theirs, 1))

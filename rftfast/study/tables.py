@@ -1,0 +1,269 @@
+"""A study's tables: Markdown for people, JSON for programs, report.json for ``rftfast report``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rftfast import __version__
+from rftfast.data.atomic import write_atomic
+from rftfast.errors import UserError
+from rftfast.evaluate.fits import Line, doublings, fit_line
+from rftfast.evaluate.intervals import Interval
+from rftfast.report.data import CURVES, CostRow, Estimate, Fit, Point, RunRef, Series, StudyData, TableRow
+from rftfast.study.graph import Step
+from rftfast.study.results import Row
+from rftfast.study.state import DONE, FAILED, State
+from rftfast.study.study_file import StudySpec
+
+
+def write_tables(
+    study: StudySpec, graph: Mapping[str, Step], states: Mapping[str, State], rows: Sequence[Row], out: Path
+) -> list[Path]:
+    """Write table.md, table.json and report.json into ``out``; the paths of them."""
+    files = [out / "table.md", out / "table.json"]
+    write_atomic(files[0], [markdown(study, rows).encode()])
+    write_atomic(files[1], [json.dumps(plain(study, graph, states, rows), indent=1).encode() + b"\n"])
+    return [*files, report(study, graph, states, rows, out).write(out)]
+
+
+def markdown(study: StudySpec, rows: Sequence[Row]) -> str:
+    """The table, figures in percent and points with 95 % intervals."""
+    k = next((row.k for row in rows if row.k), None)
+    columns = ["", "maj1@1", *([f"maj1@{k}", f"pass@{k}"] if k else [])]
+    gains = any(row.gain for row in rows)
+    columns += [f"over {study.baseline}, points", "p"] if gains else []
+    paths = any(row.data_mean("rows") for row in rows)
+    columns += ["training rows", "distinct paths a question (S)"] if paths else []
+    columns += ["runs"]
+    lines = [f"# {study.title}", "", _line(columns), _line(["---", *["---:"] * (len(columns) - 1)])]
+    for row in rows:
+        cells = [f"{row.group}: {row.name}" if row.group else row.name, percent(row.greedy)]
+        if k:
+            cells += [percent(row.sampled(kind)) for kind in ("maj1", "pass")]
+        if gains:
+            cells += [points(row.gain.interval), _p(row.gain.by_question.p)] if row.gain else ["", ""]
+        if paths:
+            rows_mean, sampled = row.data_mean("rows"), row.data_mean("sampled")
+            cells += [
+                "" if rows_mean is None else f"{rows_mean:,.0f}",
+                "" if sampled is None else f"{sampled:.2f}",
+            ]
+        lines.append(_line([*cells, ", ".join(f"{100 * e.accuracy:.1f}" for e in row.evaluations)]))
+    lines += ["", _legend(rows, gains)]
+    for name, series in curves(study, rows).items():
+        for one in series:
+            if one.fit is not None:
+                lines += ["", f"{_TITLES[name]}, {one.name}: {one.fit.text}."]
+    return "\n".join(lines) + "\n"
+
+
+def _legend(rows: Sequence[Row], gains: bool) -> str:
+    several = any(len(row.evaluations) > 1 for row in rows)
+    text = (
+        "Means over runs (seeds), with 95 % intervals by Student's t over the runs. "
+        if several
+        else "95 % intervals over the questions (Wilson). "
+    )
+    if gains:
+        text += "p: all questions of all runs, paired (McNemar's exact test). "
+    return text + "runs: maj1@1 of each."
+
+
+_TITLES = {
+    "loss": "accuracy against pre-training loss",
+    "fraction": "accuracy against the share of the questions",
+    "k": "accuracy against samples a question",
+    "gain": "gain against distinct paths a question",
+}
+
+
+def curves(study: StudySpec, rows: Sequence[Row]) -> dict[str, tuple[Series, ...]]:
+    """The figures: those that evaluations are labelled for (``at: {k: 3}``), and the gain where paths are known."""
+    found: dict[str, dict[str, list[tuple[Point, Row]]]] = {}
+    for row in rows:
+        name = str(row.labels.get("series") or row.group or study.title)
+        places = dict(row.labels.get("at") or {})
+        for curve, x in places.items():
+            if curve not in CURVES or not isinstance(x, (int, float)) or isinstance(x, bool):
+                choose = ", ".join(CURVES)
+                raise UserError(
+                    f"step {row.evaluations[0].step.name}: at {curve}: {x!r}; choose {choose}, and a number"
+                )
+            found.setdefault(curve, {}).setdefault(name, []).append((_point(float(x), row.greedy, row.name), row))
+        paths = row.data_mean("sampled")
+        if row.gain is not None and paths is not None:
+            point = _point(paths, row.gain.interval, row.name)
+            found.setdefault("gain", {}).setdefault(name, []).append((point, row))
+    return {
+        curve: tuple(_series(curve, name, found[curve][name]) for name in found[curve])
+        for curve in CURVES
+        if curve in found
+    }
+
+
+def _series(curve: str, name: str, placed: list[tuple[Point, Row]]) -> Series:
+    placed = sorted(placed, key=lambda item: item[0].x)
+    points = tuple(point for point, _ in placed)
+    xs = [point.x for point in points]
+    if len(set(xs)) < 3:
+        return Series(name, points)
+    # Of accuracies the test questions are drawn anew, of gains the points: a gain is no share.
+    questions = None if curve == "gain" else sum(len(e.right) for e in placed[0][1].evaluations)
+    logarithmic = curve in ("fraction", "k")
+    line = fit_line(doublings(xs) if logarithmic else xs, [p.y for p in points], questions)
+    unit = {"loss": "a nat", "gain": "a path"}.get(curve, "a doubling")
+    return Series(name, points, Fit(line.slope.value, line.intercept, _caption(line, unit)))
+
+
+def _caption(line: Line, unit: str) -> str:
+    s = line.slope
+    return f"{100 * s.value:+.2f} ({100 * s.low:+.2f} to {100 * s.high:+.2f}) points {unit}, R² {line.r2:.2f}"
+
+
+def plain(
+    study: StudySpec, graph: Mapping[str, Step], states: Mapping[str, State], rows: Sequence[Row]
+) -> dict[str, Any]:
+    """Everything as plain values; shares are between 0 and 1."""
+    return {
+        "title": study.title,
+        "baseline": study.baseline,
+        "parameters": study.parameters,
+        "rows": [_plain_row(row) for row in rows],
+        "steps": [
+            {"name": name, "kind": step.kind.name, "status": states[name].status, "seconds": states[name].seconds}
+            for name, step in graph.items()
+        ],
+    }
+
+
+def _plain_row(row: Row) -> dict[str, Any]:
+    g = row.gain
+    return {
+        "group": row.group,
+        "row": row.name,
+        "maj1@1": row.greedy.report(),
+        "k": row.k,
+        "maj1@k": _plain_interval(row.sampled("maj1")),
+        "pass@k": _plain_interval(row.sampled("pass")),
+        "gain": None
+        if g is None
+        else {"runs": list(g.runs), **g.interval.report(), "by_question": g.by_question.report()},
+        "training_rows": row.data_mean("rows"),
+        "distinct_sampled": row.data_mean("sampled"),
+        "distinct_with_gold": row.data_mean("union"),
+        "runs": [
+            {"step": e.step.name, "pair": e.pair, "questions": len(e.right), "maj1@1": e.accuracy}
+            for e in row.evaluations
+        ],
+    }
+
+
+def _plain_interval(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else interval.report()
+
+
+def report(
+    study: StudySpec, graph: Mapping[str, Step], states: Mapping[str, State], rows: Sequence[Row], out: Path
+) -> StudyData:
+    """What ``rftfast report`` draws."""
+    table = tuple(
+        TableRow(
+            row.name,
+            row.group,
+            _estimate(row.greedy),
+            _estimate(row.sampled("maj1")),
+            _estimate(row.sampled("pass")),
+            row.k,
+            None if row.data_mean("rows") is None else round(row.data_mean("rows") or 0),
+            row.data_mean("sampled"),
+            _note(row, study),
+        )
+        for row in rows
+    )
+    return StudyData(
+        study.title,
+        study.summary,
+        tuple(_notices(graph, states)),
+        table,
+        curves(study, rows),
+        tuple(_runs(graph, states, out)),
+        tuple(
+            CostRow(name, seconds=state.seconds, device=_device(graph[name]))
+            for name, state in states.items()
+            if state.status == DONE
+        ),
+        _provenance(study),
+    )
+
+
+def _note(row: Row, study: StudySpec) -> str:
+    parts = [str(row.labels["note"])] if row.labels.get("note") else []
+    if row.gain is not None:
+        parts.append(f"{points(row.gain.interval)} points over {study.baseline}")
+    return "; ".join(parts)
+
+
+def _notices(graph: Mapping[str, Step], states: Mapping[str, State]) -> Iterable[str]:
+    for name in graph:
+        state = states[name]
+        if state.status == FAILED:
+            yield f"{name} failed (exit status {state.exit_status}); to run it alone: {shlex.join(state.command)}"
+    left = [name for name in graph if states[name].status not in (DONE, FAILED)]
+    if left:
+        yield f"{len(left)} of {len(graph)} steps have not run: {', '.join(left[:6])}{', …' * (len(left) > 6)}"
+
+
+def _runs(graph: Mapping[str, Step], states: Mapping[str, State], out: Path) -> Iterable[RunRef]:
+    """The runs that can be laid side by side: those of one set of questions, the first that the study has."""
+    done = [step for name, step in graph.items() if step.kind.name == "sample" and states[name].status == DONE]
+    for step in done:
+        if step.inputs["questions"] == done[0].inputs["questions"]:
+            yield RunRef(step.name, str((step.folder / step.kind.product).relative_to(out)))
+
+
+def _device(step: Step) -> str:
+    return str(step.options.get("device") or "cpu")
+
+
+def _provenance(study: StudySpec) -> dict[str, str]:
+    settings = {name: json.dumps(value, ensure_ascii=False) for name, value in study.parameters.items()}
+    machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return {
+        "study": study.source,
+        **settings,
+        "rftfast": __version__,
+        "machine": machine,
+        "command": shlex.join(sys.argv),
+    }
+
+
+def _point(x: float, y: Interval, label: str) -> Point:
+    return Point(x, y.value, y.low, y.high, label)
+
+
+def _estimate(interval: Interval | None) -> Estimate | None:
+    return None if interval is None else Estimate(interval.value, interval.low, interval.high)
+
+
+def percent(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    return f"{100 * interval.value:.1f} ({100 * interval.low:.1f} – {100 * interval.high:.1f})"
+
+
+def points(interval: Interval) -> str:
+    return f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} – {100 * interval.high:+.1f})"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.1g}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
