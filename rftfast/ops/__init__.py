@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from importlib.metadata import version
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -79,10 +79,12 @@ def select(
         backends[op] = name, why
         if kind == "cuda" and name == "reference" != backend:
             _log.warning("%s on %s runs as plain torch, which is slow: %s", op, device, why)
-    chosen["linear"] = linear.invariant if invariant else linear.plain
     chosen["prepare"] = linear.prepare
     library = "oneDNN" if kind == "cpu" else "cuBLAS"
     backends["linear"] = ("torch", f"{library} through torch.nn.functional.linear" + (", rows padded" * invariant))
+    chosen["linear"] = linear.invariant if invariant else linear.plain
+    if invariant and kind == "cuda" and missing["triton"] is None and backend != "reference":
+        chosen["linear"], backends["linear"] = linear.triton, ("triton", f"{_describe('triton')}, fixed tiles")
     for op, (name, why) in sorted(backends.items()):
         _log.info("%s on %s: %s (%s)", op, device, name, why)
     return OpSet(**chosen, backends=backends)
