@@ -190,13 +190,11 @@ def test_a_hosts_failure_reaches_the_parent(folder: Path, monkeypatch: pytest.Mo
     def broken(*_: object) -> None:
         raise RuntimeError("a kernel failed")
 
-    monkeypatch.setattr(host._sampler.runner, "run", broken)
+    monkeypatch.setattr(host._sampler.runner, "launch", broken)
     host.start(None)
     host.submit(REQUESTS[0])
-    found = Collected()
-    while found.error is None:
-        found = host.collect(1.0)
-    assert "RuntimeError: a kernel failed" in found.error
+    found = host.collect(60.0)
+    assert found.error is not None and "RuntimeError: a kernel failed" in found.error
     host.close()
 
 
