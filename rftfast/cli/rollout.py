@@ -40,11 +40,14 @@ def rollout(
     limit: int = typer.Option(None, help="Only the first questions of the run."),
     out: Path = typer.Option(None, help="Directory; an unfinished one goes on. Default: RUN/rollouts."),
     prefix_share: bool = typer.Option(True, help="Compute a shared prefix once. Off is for comparisons."),
-    device: str = typer.Option("cpu", help="cpu or cuda."),
+    device: str = typer.Option("cpu", help="cpu or cuda; several with commas between them, as cuda:0,cuda:1."),
+    gpus: int = typer.Option(None, help="That many GPUs, one engine each."),
     dtype: str = typer.Option("auto", help="auto, bf16 or float32."),
     threads: int = typer.Option(None, help="CPU threads. Default: all cores."),
     kv_memory: str = typer.Option(None, help="Memory for keys and values. Default: half of what is free."),
-    max_batch: int = typer.Option(256, min=1, max=512, help="Rollouts drawn at the same time."),
+    max_batch: int = typer.Option(
+        None, help="Rollouts drawn at the same time. Default: 256 on CPUs (at most 512), 1024 on GPUs (at most 4096)."
+    ),
     dry_run: bool = typer.Option(False, help="Count positives and negatives by question, and stop."),
 ) -> None:
     """Take wrong (and right) responses apart and estimate, from rollouts, what each step was worth.
@@ -89,15 +92,15 @@ def rollout(
             limit=limit,
         )
     )
+    where = {"device": device, "gpus": gpus}
     engine: dict[str, Any] = {
-        "device": device,
         "dtype": dtype,
         "threads": threads,
         "kv_memory": kv_memory,
         "prefix_share": prefix_share,
         "max_running": max_batch,
     }
-    _roll_out(console, job, out or run / FOLDER, engine, best_of or rollouts, interval)
+    _roll_out(console, job, out or run / FOLDER, where, engine, (best_of or rollouts, interval))
 
 
 def _count(console: Console, run: Path, limit: int | None) -> None:
@@ -132,20 +135,25 @@ def _count(console: Console, run: Path, limit: int | None) -> None:
 
 
 def _roll_out(
-    console: Console, job: RolloutJob, path: Path, engine: dict[str, Any], best_of: int, interval: str
+    console: Console,
+    job: RolloutJob,
+    path: Path,
+    where: dict[str, Any],
+    engine: dict[str, Any],
+    estimate: tuple[int, str],
 ) -> None:
     import time
 
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    from rftfast.engine.sampler import Sampler
     from rftfast.negatives.rollouts import open_rollouts, run
     from rftfast.negatives.step_rows import STEPS_FILE, write_steps
+    from rftfast.pipeline.engines import open_engine
 
     o = job.options
-    sampler = Sampler.from_pretrained(job.folder, **engine)
-    notes = {name: value for name, value in engine.items() if name != "dtype"}
+    sampler = open_engine(job.folder, engine, **where).engine
+    notes = {name: value for name, value in (where | engine).items() if name != "dtype"}
     with open_rollouts(job, sampler, path, {**notes, "model": o.model or job.source.model}) as directory:
         kinds = f"up to {o.negatives} wrong and {o.positives} right responses a question"
         way = "bisection" if o.bisect else "every step"
@@ -165,7 +173,7 @@ def _roll_out(
                     bar.update(task, total=p.questions, completed=done, figures=words)
 
             progress = run(job, sampler, directory, report)
-        totals = write_steps(path, job.source.order, best_of, interval)
+        totals = write_steps(path, job.source.order, *estimate)
     _summary(console, totals, progress, o.bisect)
     console.print(f"steps: {path / STEPS_FILE}", highlight=False)
 

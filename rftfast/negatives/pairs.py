@@ -145,6 +145,7 @@ def _by_steps(
     solutions = _solutions(stored, options)
     texts = {row["sample_index"]: row["completion"] for row in stored.samples}
     used: set[tuple[int, int]] = set()
+    seen: set[tuple[str, str, str]] = set()
     made = 0
     for response in rolled.responses:
         if response.right or made == options.most:
@@ -159,19 +160,22 @@ def _by_steps(
             totals.skipped["no pit"] += 1
             continue
         shared = pit > 1 and options.definition == "shared-prefix"
-        chosen = (
-            _continuation(rolled, response, pit, used, policy)
-            if shared
-            else solutions[made % len(solutions)]
-            if solutions
-            else None
-        )
+        if shared:
+            chosen = _continuation(rolled, response, pit, used, policy)
+        else:
+            chosen = solutions[made % len(solutions)] if solutions else None
         if chosen is None:
             totals.skipped["no correct rollout before the pit" if shared else "no correct solution"] += 1
             continue
+        row = _row(stored, rolled, response, pit, chosen, options, shared)
+        texts_of_pair = row["prompt"], row["chosen"], row["rejected"]
+        if texts_of_pair in seen:  # responses that begin alike, and too few solutions to set against them
+            totals.skipped["the same pair again"] += 1
+            continue
+        seen.add(texts_of_pair)
         made += 1
         totals.pits[pit] += 1
-        yield _row(stored, rolled, response, pit, chosen, options, shared)
+        yield row
 
 
 def _row(

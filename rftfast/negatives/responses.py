@@ -7,7 +7,7 @@ is rewarded, so it is no negative; but it is no positive to learn from, either.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -86,7 +86,7 @@ def negatives(responses: Iterable[Response], most: int | None = None, *, unfinis
     return _first(responses, most, lambda r: r.wrong or (unfinished and r.unfinished))
 
 
-def _first(responses, most, wanted):  # type: ignore[no-untyped-def]
+def _first(responses: Iterable[Response], most: int | None, wanted: Callable[[Response], bool]) -> list[Response]:
     found: dict[str, Response] = {}
     for response in sorted(responses, key=lambda r: r.sample_index):
         if wanted(response) and response.text.strip():

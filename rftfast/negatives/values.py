@@ -8,6 +8,7 @@ Q of a step is the chance that the policy, going on from its end, reaches the ri
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -47,7 +48,7 @@ def _at_most(successes: int, trials: int, q: float) -> float:
     return math.fsum(math.comb(trials, i) * q**i * (1 - q) ** (trials - i) for i in range(successes + 1))
 
 
-def _solve(rising, target: float) -> float:  # type: ignore[no-untyped-def]
+def _solve(rising: Callable[[float], float], target: float) -> float:
     """Where a function that rises from 0 to 1 on [0, 1] takes the value ``target``."""
     low, high = 0.0, 1.0
     for _ in range(60):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def state(right: str, texts: dict[int, str] | None = None, reasons: dict[int, st
     return State(f"q/{right}", 3, False, rollouts)
 
 
-def rolled(*responses: Rolled, states: list[State], sampled: tuple[int, int] | None = (3, 6)) -> RolledQuestion:
+def rolled(*responses: Rolled, states: Sequence[State], sampled: tuple[int, int] | None = (3, 6)) -> RolledQuestion:
     return RolledQuestion("q", "Q: 2 and 3, doubled?\nA:", " ", QUESTION.answer, sampled, responses, tuple(states))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,14 @@ def test_shared_prefix_takes_no_rollout_twice_none_with_a_false_equation_and_say
     assert [r["chosen_ends"] for r in rows] == [True, False]
     third = rolled(twice, other, response(5, states=(None, 0)), states=states)
     assert len(pairs(tmp_path, "shared-prefix", third)) == 2, "no correct rollout is left for it"
+
+
+def test_no_pair_comes_twice(tmp_path: Path) -> None:
+    """Two responses with the same pit and one solution to set against both."""
+    alike = response(3, first=3)
+    again = rolled(response(1), alike, replace(alike, sample_index=3), states=question().states[:5])
+    rows = pairs(tmp_path, "paper", again, chosen="gold")
+    assert [r["rejected_index"] for r in rows] == [1, 3]
 
 
 def test_outcome_pairs_whole_answers(tmp_path: Path) -> None:
