@@ -71,7 +71,7 @@ def test_bad_files_are_refused(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_unknown_names(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such file, and none of that name ships \(.*tiny.*\)"):
+    with pytest.raises(UserError, match=r"no such file, and none of that name ships \(.*paper.*\)"):
         read_study("tinny")
     with pytest.raises(UserError, match="cannot be read"):
         read_study(str(tmp_path / "none.yaml"))
@@ -80,5 +80,5 @@ def test_unknown_names(tmp_path: Path) -> None:
 
 
 def test_what_ships_can_be_read() -> None:
-    assert {"paper", "data-fraction", "tiny"} <= shipped().keys()
+    assert {"paper", "data-fraction"} <= shipped().keys()
     assert all(shipped().values())
