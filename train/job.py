@@ -97,6 +97,8 @@ class Job:
         notes = {
             name: getattr(self.config, name) for name in ("model", "data", "prompt", "limit", "row_tokens", "dtype")
         }
+        if not config.get("step_advantages", True):  # off is as if the option did not exist
+            del config["step_advantages"]
         return open_manifest(out, config, self.fingerprints(), _versions(), notes)
 
     def fingerprints(self) -> dict[str, str]:
