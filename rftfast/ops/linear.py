@@ -71,6 +71,33 @@ def invariant(x: torch.Tensor, linear: Linear) -> torch.Tensor:
     return plain(x, linear)
 
 
+def triton(x: torch.Tensor, linear: Linear) -> torch.Tensor:
+    """As ``invariant``, for GPUs, where no library promises it: one kernel with fixed tiles for any number of rows."""
+    from rftfast.kernels import linear as kernel  # not before it is needed: CPUs have no Triton
+
+    rows, channels = x.shape
+    weight, bias = linear.weight, linear.bias
+    outputs = weight.shape[0]
+    assert x.is_contiguous() and weight.is_contiguous() and weight.shape == (outputs, channels)
+    assert x.dtype == weight.dtype and (bias is None or (bias.dtype == x.dtype and bias.is_contiguous()))
+    out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+    if rows:
+        launch = kernel.options(x.element_size())
+        tiles = -(-rows // launch["BLOCK_M"]) * -(-outputs // launch["BLOCK_N"])
+        kernel.linear[(tiles,)](
+            x,
+            weight,
+            weight if bias is None else bias,
+            out,
+            rows,
+            OUTPUTS=outputs,
+            CHANNELS=channels,
+            HAS_BIAS=bias is not None,
+            **launch,
+        )
+    return out
+
+
 @functools.cache
 def fixed_blocks(dtype: torch.dtype) -> bool:
     """Whether a row's product depends on how many rows there are (from the least on), so that the number must be fixed."""
