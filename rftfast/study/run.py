@@ -8,11 +8,13 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from types import FrameType
+from typing import Any, BinaryIO
 
 from rftfast.data.atomic import write_errors
 from rftfast.data.lock import RunLock
@@ -54,17 +56,47 @@ def run_study(graph: dict[str, Step], out: Path, jobs: int, say: Callable[[str],
     with write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     lock = RunLock(out)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _Runner(graph, jobs, say).run()
+        with _Signals() as signals:
+            return _Runner(graph, jobs, say, signals).run()
     finally:
-        signal.signal(signal.SIGTERM, before)
         lock.release()
 
 
+class _Signals:
+    """While it is open, the first SIGTERM or Ctrl-C is noted; a second one acts as ever.
+
+    Noted, not raised where it strikes: an exception from a handler is lost when it strikes in a callback, such as those that
+    Python runs when it starts a process.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
 class _Runner:
-    def __init__(self, graph: dict[str, Step], jobs: int, say: Callable[[str], None]) -> None:
+    def __init__(self, graph: dict[str, Step], jobs: int, say: Callable[[str], None], signals: _Signals) -> None:
         self.graph = graph
+        self.signals = signals
         self.jobs = jobs
         self.say = say
         self.threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -77,6 +109,8 @@ class _Runner:
         waiting = [name for name in self.graph if states[name].status != DONE]
         try:
             while waiting or self.running:
+                if self.signals.asked:
+                    raise KeyboardInterrupt
                 self._reap()
                 blocked = dependents(self.graph, self.outcome.failed)
                 self.outcome.blocked = [name for name in waiting if name in blocked]
