@@ -49,6 +49,12 @@ class Objective:
         """The loss of a pair while the policy is the reference."""
         return 1 / (4 * self.beta**2) if self.loss == "ipo" else math.log(2)
 
+    def moved_by(self, margin: float, spread: float) -> float:
+        """How far the mean loss at the start moves when margins are off by ``margin`` on average and by ``spread`` each."""
+        if self.loss == "ipo":
+            return margin / self.beta + spread**2
+        return self.beta * margin / 2 + (self.beta * spread) ** 2 / 8
+
 
 @dataclass(frozen=True)
 class Sums:

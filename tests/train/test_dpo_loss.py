@@ -278,3 +278,16 @@ def test_gradients_are_trls(trl, setting, tmp_path):
 def test_sums_add():
     a, b = Sums(*range(7)), Sums(*itertools.repeat(0.5, 7))
     assert (a + b).values() == tuple(i + 0.5 for i in range(7))
+
+
+@pytest.mark.parametrize(
+    "objective", [Objective(beta=0.3), Objective(beta=0.3, label_smoothing=0.2), Objective("ipo", 0.2)]
+)
+def test_what_noise_in_the_margins_may_do_to_the_first_loss(objective):
+    """The loss of margins that are not quite 0 stays within what is allowed for noise of their size, and close to it."""
+    for size in (0.01, 0.5, 2.0):
+        for margins in (torch.full((4,), size), torch.full((4,), -size), torch.tensor([size, -size, size, size])):
+            moved = abs(float(objective(margins.double()).mean()) - objective.at_start)
+            assert moved <= objective.moved_by(abs(float(margins.mean())), size) + 1e-12
+        largest = abs(float(objective(torch.full((4,), -size).double()).mean()) - objective.at_start)
+        assert largest >= 0.5 * objective.moved_by(size, size)
