@@ -73,7 +73,9 @@ def sample(
         "--invariant/--no-invariant",
         help="Tokens do not depend on batch, order or interruptions. Default: on for CPUs.",
     ),
-    max_batch: int = typer.Option(256, min=1, max=512, help="Paths drawn at the same time."),
+    max_batch: int = typer.Option(
+        None, help="Paths drawn at the same time. Default: 256 on CPUs (at most 512), 1024 on GPUs (at most 4096)."
+    ),
     backend: str = typer.Option("auto", help="auto, native or reference: which implementation of the operations."),
     dry_run: bool = typer.Option(False, help="Print the resolved configuration, memory plan and token estimate only."),
 ) -> None:
@@ -173,15 +175,15 @@ def _show_memory(console: Console, lines: Sequence[str]) -> None:
 def _dry_run(console: Console, job: Job, where: dict[str, Any], engine: dict[str, Any]) -> None:
     import torch
 
-    from rftfast.engine.memory import parse_bytes, plan_memory
+    from rftfast.engine.memory import Batch, parse_bytes, plan_memory
     from rftfast.engine.sampler import choose_dtype
-    from rftfast.ops.linear import MAX_ROWS
     from rftfast.pipeline.engines import devices_of
 
     device = torch.device(devices_of(where["device"], where["gpus"])[0])
     dtype = choose_dtype(engine["dtype"], device)
     kv = parse_bytes(engine["kv_memory"]) if engine["kv_memory"] else None
-    _show_memory(console, plan_memory(job.config, dtype, device, kv_memory=kv, max_rows=MAX_ROWS).lines())
+    batch = Batch.of(device, engine["max_running"])
+    _show_memory(console, plan_memory(job.config, dtype, device, kv_memory=kv, batch=batch).lines())
     e = job.estimate()
     console.print(f"[bold]dtype[/]      {str(dtype).removeprefix('torch.')}", highlight=False)
     console.print(

@@ -8,23 +8,51 @@ from pathlib import Path
 
 import torch
 
+from rftfast.engine.gpu_runner import step_shapes
 from rftfast.errors import UserError
 from rftfast.models.config import ModelConfig
 from rftfast.ops.kv import PAGE, KVPool
+from rftfast.ops.linear import MAX_ROWS
+from rftfast.ops.work import DecodeWork
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SHARE_OF_FREE = 0.5  # of the memory that is free once the weights are in, unless --kv-memory says otherwise
+# Of the memory that is free once the weights are in, unless --kv-memory says otherwise. A GPU has nobody else on it; what
+# is left there is for graphs and for what the libraries take.
+_SHARE_OF_FREE = {"cpu": 0.5, "cuda": 0.9}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``max_running`` paths drawn at once; ``max_rows`` rows of a step, these and prompt tokens."""
+
+    max_running: int
+    max_rows: int
+
+    @staticmethod
+    def of(device: torch.device, max_running: int | None) -> Batch:
+        """``max_running`` None: what is usual on such a device. Raises UserError for one it cannot have."""
+        gpu = device.type == "cuda"
+        most, usual = (4096, 1024) if gpu else (MAX_ROWS, 256)
+        if max_running is None:
+            max_running = usual
+        if not 1 <= max_running <= most:
+            raise UserError(
+                f"{max_running} paths at the same time: on {'GPUs' if gpu else 'CPUs'} use 1 to {most} (--max-batch)"
+            )
+        return Batch(max_running, max_running + 2048 if gpu else MAX_ROWS)
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes by purpose, and the pages that ``kv_bytes`` buys."""
+    """Bytes by purpose, and the pages that ``kv_bytes`` buys. ``step_bytes``: what a GPU keeps of the running paths, page
+    tables and work list among it, and the partial results of attention."""
 
     weight_bytes: int
     kv_bytes: int
     activation_bytes: int
     pages: int
     page_bytes: int
+    step_bytes: int = 0
 
     @property
     def tokens(self) -> int:
@@ -35,6 +63,7 @@ class MemoryPlan:
             f"weights      {human(self.weight_bytes)}",
             f"KV pages     {human(self.kv_bytes)} = {self.pages:,} pages of {PAGE} tokens ({self.tokens:,} tokens)",
             f"activations  {human(self.activation_bytes)}",
+            *([f"work lists   {human(self.step_bytes)}"] if self.step_bytes else []),
         ]
 
 
@@ -76,10 +105,10 @@ def plan_memory(
     device: torch.device,
     *,
     kv_memory: int | None,
-    max_rows: int,
+    batch: Batch,
     weights_loaded: bool = False,
 ) -> MemoryPlan:
-    """The plan for one sampler. ``kv_memory`` in bytes, or None for half of what is free beside the weights."""
+    """The plan for one sampler. ``kv_memory`` in bytes, or None for a share of what is free beside the weights."""
     c = config
     layer = (c.heads + 2 * c.kv_heads) * c.head_dim * c.hidden + c.heads * c.head_dim * c.hidden
     layer += 3 * c.intermediate * c.hidden
@@ -87,20 +116,27 @@ def plan_memory(
     heads = 1 if c.tied and not (device.type == "cpu" and dtype == torch.bfloat16) else 2
     weights = (c.layers * layer + heads * c.vocab_size * c.hidden) * dtype.itemsize
     widest = max((c.heads + 2 * c.kv_heads) * c.head_dim, 3 * c.intermediate)
-    activations = max_rows * (2 * c.hidden * 4 + (2 * widest + c.vocab_size) * dtype.itemsize)
+    row, logits = 2 * c.hidden * 4 + 2 * widest * dtype.itemsize, c.vocab_size * dtype.itemsize
+    step = 0
+    if device.type == "cuda":  # graphs have memory of their own, beside that of steps with prompts
+        activations = 2 * (batch.max_rows * row + batch.max_running * logits)
+        shape, paths = step_shapes(batch.max_running, batch.max_rows, 1 << 30, c.max_positions, c.heads // c.kv_heads)
+        step = DecodeWork.bytes_needed(shape, c.heads, c.head_dim) + 4 * (paths.end - paths.base)
+    else:
+        activations = batch.max_rows * (row + logits)
     page = KVPool.bytes_per_page(c.layers, c.kv_heads, c.head_dim, dtype)
-    free = free_memory(device) - activations - (0 if weights_loaded else weights)
+    free = free_memory(device) - activations - step - (0 if weights_loaded else weights)
     if free <= 0:
         raise UserError(
-            f"the model needs {human(weights + activations)} and {human(free_memory(device))} is free on {device}: "
+            f"the model needs {human(weights + activations + step)} and {human(free_memory(device))} is free on {device}: "
             "use a smaller model or free memory"
         )
     if kv_memory is None:
-        kv_memory = int(free * _SHARE_OF_FREE)
+        kv_memory = int(free * _SHARE_OF_FREE[device.type])
     elif kv_memory > free:
         raise UserError(
             f"--kv-memory {human(kv_memory)} is more than the {human(free)} that is free beside the weights: "
             f"ask for at most {human(free)}"
         )
     pages = kv_memory // page
-    return MemoryPlan(weights, pages * page, activations, pages, page)
+    return MemoryPlan(weights, pages * page, activations, pages, page, step)

@@ -20,7 +20,7 @@ STREAM_TOKENS = 0  # the Philox stream of token noise
 
 @dataclass
 class Noise:
-    """Where a sequence's draws come from, and how they are cut."""
+    """Where a sequence's draws come from, how they are cut, and what may end them."""
 
     key: int
     sample_index: int
@@ -28,14 +28,21 @@ class Noise:
     top_k: int
     top_p: float
     min_p: float
+    ends: np.ndarray | None = None
+    """uint8 [V], the flags of each token (``ops.stops``), one array for all paths that end alike; None: any may end it."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Launched:
-    """A step under way. On a CPU it is done when it has been launched."""
+    """A step under way. On a CPU it is done when it has been launched.
+
+    ``flags``: what each token means for its path (``ops.stops``), once the result was asked for; 0 is "go on". None where
+    nobody looked.
+    """
 
     tokens: list[int]
     logprobs: list[float]
+    flags: list[int] | None = None
 
     def result(self) -> tuple[list[int], list[float]]:
         """Tokens and log-probabilities, one for each of the step's ``decode``; waits for them."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from rftfast import ops as operations
-from rftfast.engine.memory import MemoryPlan, human, parse_bytes, plan_memory
+from rftfast.engine.gpu_runner import GpuRunner
+from rftfast.engine.memory import Batch, MemoryPlan, human, parse_bytes, plan_memory
 from rftfast.engine.monitor import Monitor, Watch
 from rftfast.engine.params import Generation, Request, SamplingParams
 from rftfast.engine.rng import sample_key
@@ -27,7 +29,7 @@ from rftfast.models.rope import rope_table
 from rftfast.models.tokenizer import Tokenizer
 from rftfast.models.weights import load_weights
 from rftfast.ops.kv import KVPool
-from rftfast.ops.linear import MAX_ROWS
+from rftfast.ops.stops import EOS, TEXT
 
 _END = object()
 _DTYPES = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32, "fp32": torch.float32}
@@ -54,9 +56,21 @@ class _InFlight:
     launched: Launched
 
 
+@dataclass(frozen=True)
+class StepTimes:
+    """One step as ``Sampler.on_step`` is told of it: rows launched in it, and where the host's time went since the step
+    before, in seconds: in all, and by part (``Stats.seconds``)."""
+
+    decode_rows: int
+    prefill_rows: int
+    seconds: float
+    parts: dict[str, float]
+
+
 @dataclass
 class Stats:
-    """Counters since the sampler was made. ``seconds`` by part: schedule, plan, model, sample, host (the rest)."""
+    """Counters since the sampler was made. ``seconds`` of the host by part: schedule, host (taking in tokens) and those of
+    the runner: plan, model and sample on a CPU; plan, launch and wait (for the device) on a GPU."""
 
     steps: int = 0
     decode_rows: int = 0
@@ -90,11 +104,12 @@ class Sampler:
         *,
         prefix_share: bool = True,
         invariant: bool = True,
-        max_running: int = 256,
-        max_rows: int = MAX_ROWS,
+        batch: Batch | None = None,
         ahead: bool = False,
+        graphs: bool = True,
     ) -> None:
-        """``ahead``: launch each step before the tokens of the one before have reached the host."""
+        """``ahead``: launch each step before the tokens of the one before have reached the host. ``graphs``: on a GPU, replay
+        captured steps."""
         if memory.pages < 1:
             raise UserError(f"KV memory holds no page of {human(memory.page_bytes)}: give more with --kv-memory")
         self.decoder = decoder
@@ -104,17 +119,29 @@ class Sampler:
         self.prefix_share = prefix_share
         self.invariant = invariant
         self.ahead = ahead
-        c = self.config
-        self.pool = KVPool.allocate(c.layers, memory.pages, c.kv_heads, c.head_dim, decoder.dtype, decoder.embed.device)
+        batch = Batch.of(decoder.embed.device, None) if batch is None else batch
         self.tree = KVTree(memory.pages)
-        self.scheduler = Scheduler(self.tree, min(max_running, max_rows), max_rows)
-        self.runner = Runner(decoder, self.pool, self.tree, self.scheduler.max_running, max_rows)
+        self.pool, self.runner = self._make_runner(batch, graphs)
+        ordered = isinstance(self.runner, Runner)
+        self.scheduler = Scheduler(self.tree, batch.max_running, batch.max_rows, ordered=ordered)
+        self.on_step: Callable[[StepTimes], None] | None = None
+        """Called after each step."""
+        self._told: dict[str, float] = {}
         self._token_bytes: list[bytes] | None = None
         self._stops: dict[tuple[str, ...], StopStrings] = {}
+        self._ends: dict[tuple[tuple[str, ...], bool], np.ndarray] = {}
         self._watch: Watch | None = None
         self._in_flight: _InFlight | None = None
         self._steps = self._decode_rows = self._finished = self._beyond_end = 0
         self._schedule_seconds = self._host_seconds = 0.0
+
+    def _make_runner(self, batch: Batch, graphs: bool) -> tuple[KVPool, Runner | GpuRunner]:
+        c, device, dtype = self.config, self.decoder.embed.device, self.decoder.dtype
+        pool = KVPool.allocate(c.layers, self.memory.pages, c.kv_heads, c.head_dim, dtype, device)
+        sizes = batch.max_running, batch.max_rows
+        if device.type == "cuda":
+            return pool, GpuRunner(self.decoder, pool, self.tree, *sizes, graphs=graphs)
+        return pool, Runner(self.decoder, pool, self.tree, *sizes)
 
     @classmethod
     def from_pretrained(
@@ -128,19 +155,24 @@ class Sampler:
         prefix_share: bool = True,
         invariant: bool | None = None,
         backend: str = "auto",
-        max_running: int = 256,
+        max_running: int | None = None,
         ahead: bool | None = None,
+        graphs: bool = True,
     ) -> Sampler:
         """Loads ``model`` (a folder, a GGUF file, a named model or a Hugging Face name).
 
         ``dtype``: auto (bf16 where the CPU multiplies it natively, else float32), bf16 or float32. ``threads``: CPU
         threads, all cores by default. ``kv_memory``: bytes, or text such as "4GiB". ``invariant``: tokens independent of
-        the batch; the default on CPUs. ``ahead``: launch each step before the tokens of the one before are here; the
-        default on GPUs. Raises UserError for anything that cannot be used.
+        the batch; the default on CPUs. ``max_running``: paths drawn at once, 256 by default on CPUs, 1,024 on GPUs.
+        ``ahead``: launch each step before the tokens of the one before are here; the default on GPUs. ``graphs``: replay
+        captured steps on GPUs. Raises UserError for anything that cannot be used.
         """
         target = torch.device(device)
-        if target.type == "cuda" and not torch.cuda.is_available():
-            raise UserError("device 'cuda' was asked for and torch sees no GPU: use --device cpu")
+        batch = Batch.of(target, max_running)
+        if target.type == "cuda":
+            if not torch.cuda.is_available():
+                raise UserError("device 'cuda' was asked for and torch sees no GPU: use --device cpu")
+            torch.cuda.set_device(target)  # Triton launches on the current one
         if threads is not None:
             if threads < 1:
                 raise UserError(f"threads is {threads}: use at least 1")
@@ -150,13 +182,16 @@ class Sampler:
         folder = resolve(str(model))
         config = ModelConfig.from_folder(folder)
         ops = operations.select(target, backend=backend, invariant=invariant, head_dim=config.head_dim)
+        if target.type == "cuda" and (plain := [name for name, how in ops.backends.items() if how[0] == "reference"]):
+            why = ops.backends[plain[0]][1]
+            raise UserError(f"sampling on a GPU needs its kernels, and {', '.join(plain)} would run without: {why}")
         chosen = choose_dtype(dtype, target)
         plan = plan_memory(
             config,
             chosen,
             target,
             kv_memory=parse_bytes(kv_memory) if isinstance(kv_memory, str) else kv_memory,
-            max_rows=MAX_ROWS,
+            batch=batch,
         )
         tokenizer = Tokenizer.from_folder(folder)
         weights = load_weights(folder, config, chosen, target)
@@ -168,8 +203,9 @@ class Sampler:
             plan,
             prefix_share=prefix_share,
             invariant=invariant,
-            max_running=max_running,
+            batch=batch,
             ahead=target.type != "cpu" if ahead is None else ahead,
+            graphs=graphs,
         )
 
     # -- drawing --------------------------------------------------------------------------------------------------
@@ -251,10 +287,11 @@ class Sampler:
         self.check_request(request)
         p = request.params
         stops = self._stop_strings(p.stop) if p.stop else None
+        ends = self._ending_tokens(p, stops)
         key = sample_key(p.seed, request.name)
         longest = min(p.max_tokens, self.config.max_positions - len(request.tokens))
         for index in request.indices():
-            noise = Noise(key, index, p.temperature, p.top_k, p.top_p, p.min_p)
+            noise = Noise(key, index, p.temperature, p.top_k, p.top_p, p.min_p, ends)
             payload = _Path(request, index, noise, stops)
             self.scheduler.add(
                 SequenceState(payload, list(request.tokens), len(request.tokens), longest, share=self.prefix_share)
@@ -264,6 +301,17 @@ class Sampler:
         if stops not in self._stops:
             self._stops[stops] = StopStrings(stops, self._vocabulary_bytes())
         return self._stops[stops]
+
+    def _ending_tokens(self, p: SamplingParams, stops: StopStrings | None) -> np.ndarray:
+        """uint8 [V]: which tokens end a path, and after which its text must be looked at (``ops.stops``)."""
+        if (p.stop, p.ignore_eos) not in self._ends:
+            flags = np.zeros(self.config.vocab_size, dtype=np.uint8)
+            if stops is not None and stops.triggers is not None:
+                flags[stops.triggers] = TEXT
+            if not p.ignore_eos:
+                flags[list(self.config.eos_ids)] |= EOS
+            self._ends[p.stop, p.ignore_eos] = flags
+        return self._ends[p.stop, p.ignore_eos]
 
     def _vocabulary_bytes(self) -> list[bytes]:
         if self._token_bytes is None:
@@ -293,7 +341,16 @@ class Sampler:
         self._finished += len(finished)
         self._schedule_seconds += scheduled - begin
         self._host_seconds += time.perf_counter() - ran
+        if self.on_step is not None:
+            self.on_step(self._times(step, time.perf_counter() - begin))
         return finished
+
+    def _times(self, step: Step, seconds: float) -> StepTimes:
+        """``seconds`` of the step, and by part what has come to the counters since the last time."""
+        now = self.stats.seconds or {}
+        parts = {name: value - self._told.get(name, 0.0) for name, value in now.items()}
+        self._told = now
+        return StepTimes(len(step.decode), step.rows - len(step.decode), seconds, parts)
 
     def _launch(self, step: Step, before: _InFlight | None) -> _InFlight:
         paths = [s.payload for s in step.decode]
@@ -307,10 +364,15 @@ class Sampler:
         return _InFlight(step.decode, places, launched)
 
     def _take(self, step: _InFlight, tokens: Sequence[int], logprobs: Sequence[float]) -> list[Generation]:
-        """Tokens have reached the host: the paths that end with them."""
+        """Tokens have reached the host: the paths that end with them. What the device has flagged 0 goes on."""
         finished = []
         learn = self.scheduler.learn
-        for sequence, place, token, logprob in zip(step.sequences, step.places, tokens, logprobs, strict=True):
+        flags = step.launched.flags
+        if flags is None or self._watch is not None:
+            flags = [TEXT] * len(tokens)  # look at every path
+        for sequence, place, token, logprob, flag in zip(
+            step.sequences, step.places, tokens, logprobs, flags, strict=True
+        ):
             path = sequence.payload
             assert isinstance(path, _Path)
             if sequence.ended:
@@ -324,7 +386,7 @@ class Sampler:
             learn(sequence, place, token)
             path.drawn.append(token)
             path.logprobs.append(logprob)
-            reason = self._finish_reason(sequence, path, token)
+            reason = self._finish_reason(sequence, path, token) if flag else None
             if reason:
                 self.scheduler.finish(sequence)
                 finished.append(self._generation(path, reason))

@@ -19,6 +19,7 @@ from rftfast.engine.tree import PAGE, UNKNOWN, KVTree, Node, OutOfPages
 _LENGTHS_SEEN = 512  # finished lengths remembered
 _LENGTHS_NEEDED = 64  # before this many are known, every path counts as long as it may get
 _QUANTILE = 0.9
+_ROWS_A_STEP = 128  # a forecast over so many running sequences takes time; over n times as many it serves n steps
 
 
 @dataclass(eq=False)
@@ -52,7 +53,7 @@ class SequenceState:
     @property
     def full(self) -> bool:
         """No further token may be drawn; the last one may be unknown yet."""
-        return self.drawn >= self.max_tokens
+        return len(self.tokens) - self.prompt_length >= self.max_tokens
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Chunk:
 
 @dataclass
 class Step:
-    """One model step: a row for each of ``decode`` (in depth-first order), then the rows of ``chunks``."""
+    """One model step: a row for each of ``decode``, then the rows of ``chunks``."""
 
     decode: list[SequenceState] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
@@ -80,9 +81,11 @@ class Step:
 class Scheduler:
     """``max_running`` sequences at once; ``max_rows`` rows (running ones and prompt tokens) a step."""
 
-    def __init__(self, tree: KVTree, max_running: int, max_rows: int) -> None:
+    def __init__(self, tree: KVTree, max_running: int, max_rows: int, *, ordered: bool = True) -> None:
+        """``ordered``: rows in depth-first order of the tree, so that those which share pages are neighbours."""
         assert 0 < max_running <= max_rows
         self.tree = tree
+        self.ordered = ordered
         self.max_running = max_running
         self.max_rows = max_rows
         self.waiting: deque[SequenceState] = deque()
@@ -91,6 +94,9 @@ class Scheduler:
         self._lengths: deque[int] = deque(maxlen=_LENGTHS_SEEN)
         self._longest = 0  # tokens that the longest path so far may come to
         self._usual: int | None = None  # the quantile of _lengths, until another one comes
+        self._steps = 0
+        self._room, self._room_until = 0, 0  # pages that the last forecast left over, and the step it serves up to
+        self._full_until = 0  # up to this step nobody else fits, unless a sequence ends
         self.preemptions = 0
         self.prefill_tokens = 0
         self.prompt_tokens = 0
@@ -111,22 +117,25 @@ class Scheduler:
         before they are there.
         """
         step = Step()
+        self._steps += 1
         self._extend_running(step)
         self._admit(step)
-        step.decode = self._ordered()
+        step.decode = self._ordered() if self.ordered else [s for s in self.running if not s.full]
         assert step.rows > 0 or ahead or not self.busy, "nothing to do with work waiting"
         return step
 
     def learn(self, sequence: SequenceState, at: int, token: int) -> None:
         """The token at index ``at`` of ``sequence.tokens`` has come to be known."""
         sequence.tokens[at] = token
-        if sequence.leaf is not None and sequence.leaf.start <= at < sequence.leaf.end:
-            self.tree.learn(sequence.leaf, at, token)
+        leaf = sequence.leaf
+        if leaf is not None and 0 <= at - leaf.start < len(leaf.tokens):
+            self.tree.learn(leaf, at, token)
 
     def finish(self, sequence: SequenceState) -> None:
         """A sequence has drawn its last token; its pages are free."""
         self._lengths.append(sequence.drawn)
         self._usual = None
+        self._full_until = 0
         sequence.ended = True
         if sequence.leaf is None:  # preempted while that token was being computed
             self.waiting.remove(sequence)
@@ -155,15 +164,17 @@ class Scheduler:
 
     def _extend_running(self, step: Step) -> None:
         """Makes room for each running sequence's newest token, oldest sequence first; the youngest gives way."""
-        i = 0
+        i, extend = 0, self.tree.extend
         while i < len(self.running):
             sequence = self.running[i]
-            assert sequence.leaf is not None
-            if sequence.full:
+            leaf, tokens = sequence.leaf, sequence.tokens
+            assert leaf is not None
+            # In this order: of 16 tokens 15 take no page, and thousands of paths may be running.
+            if sequence.full or extend(leaf, tokens):
                 i += 1
                 continue
             try:
-                step.copies += self.tree.append(sequence.leaf, sequence.tokens[sequence.leaf.end :])
+                step.copies += self.tree.append(leaf, tokens[leaf.end :])
             except OutOfPages:
                 self._preempt(self.running[-1])
                 continue
@@ -327,8 +338,26 @@ class Scheduler:
         """
         if (len(self.running) + 2) * (self._longest // PAGE + 2) <= self.tree.n_pages:
             return True  # even if nothing were shared and every path took all it may
+        if self._steps <= self._full_until:
+            return False
         context = len(sequence.tokens) - 1
         node, matched = self.tree.match(sequence.tokens[:context]) if sequence.share else (self.tree.root, 0)
+        most = -(-(sequence.prompt_length + sequence.max_tokens) // PAGE) - matched // PAGE + 1
+        if self._steps > self._room_until or most > self._room:
+            serves = self._steps + len(self.running) // _ROWS_A_STEP
+            room = self.tree.n_pages - self._forecast(sequence, node, matched)
+            if room < 0:
+                self._full_until = serves - 1
+                return False
+            self._room, self._room_until = room, serves - 1
+        else:
+            self._room -= most
+        return True
+
+    def _forecast(self, sequence: SequenceState, node: Node, matched: int) -> int:
+        """The most pages taken at any time if ``sequence`` is admitted, whose tokens match the tree up to ``matched``, which
+        lies in ``node``."""
+        context = len(sequence.tokens) - 1
         candidates = [*self.running, sequence]
         length = np.array([len(s.tokens) for s in candidates])
         remaining = np.array([max(1, self.expected_length(s) - s.drawn) for s in candidates])
@@ -348,5 +377,4 @@ class Scheduler:
         grown = -(-(length - 1 + np.minimum.outer(ends, remaining)) // PAGE) - -(-length // PAGE)
         alive = last >= ends[:, None]
         peak = (alive * (grown + own)).sum(1).max()
-        shared = self.tree.pinned_pages(node, matched) - own[:-1].sum()
-        return bool(shared + peak <= self.tree.n_pages)
+        return int(peak + self.tree.pinned_pages(node, matched) - own[:-1].sum())

@@ -206,6 +206,16 @@ class KVTree:
             self._index(node)
         return copies
 
+    def extend(self, node: Node, tokens: Sequence[int]) -> bool:
+        """``append`` of the last of ``tokens``, a whole path, if that is the one that ``node`` lacks and it takes no page;
+        else nothing happens and the answer is False."""
+        own = node.tokens
+        end = node.start + len(own)
+        if not own or end % PAGE == 0 or len(tokens) != end + 1:
+            return False
+        own.append(tokens[-1])
+        return True
+
     def learn(self, node: Node, position: int, token: int) -> None:
         """Replaces the placeholder (``UNKNOWN``) at ``position`` of a node being written by its token."""
         at = position - node.start

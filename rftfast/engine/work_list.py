@@ -137,19 +137,24 @@ class WorkList:
 
     def sync(self, decode: Sequence[SequenceState], tree: KVTree) -> None:
         """Makes the rows those of a step's running sequences, each about to see as many keys as it has tokens."""
-        running = {s.slot for s in decode if s.table_ready and self._paths.get(s.slot) is s}
-        for slot in [slot for slot in self._paths if slot not in running]:
-            del self._paths[slot]
-            self.leave(slot)
+        if sum(s.table_ready for s in decode) < len(self._paths):  # those that have a row here, and no others, say so
+            staying = {s.slot for s in decode if s.table_ready}
+            for slot in [slot for slot in self._paths if slot not in staying]:
+                del self._paths[slot]
+                self.leave(slot)
         for sequence in decode:
-            leaf, slot, at = sequence.leaf, sequence.slot, len(sequence.tokens) - 1
+            at = len(sequence.tokens) - 1
+            if sequence.table_ready and at % PAGE:
+                continue
+            leaf, slot = sequence.leaf, sequence.slot
             assert leaf is not None
-            if slot not in running:
+            if sequence.table_ready:  # the newest token began a page
+                assert self._paths[slot] is sequence
+                self.set_pages(slot, at // PAGE, leaf.pages[-1:])
+            else:
                 self.join(slot, slot, tree.table(leaf), at + 1, (sequence.prompt_length - 1) // PAGE)
                 self._paths[slot] = sequence
                 sequence.table_ready = True
-            elif at % PAGE == 0:  # the newest token began a page
-                self.set_pages(slot, at // PAGE, leaf.pages[-1:])
 
     def take_delta(self) -> np.ndarray:
         """[n, 2] int32: place in the buffer and new value of every word that changed since the last call."""

@@ -15,6 +15,7 @@ import torch
 
 from rftfast.models.config import ModelConfig
 from rftfast.ops import AttentionPlan, KVPool, OpSet
+from rftfast.ops.attention import WorkPlan
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,14 @@ class StepInputs:
     """What one model step computes.
 
     ``tokens`` [R] int64; ``positions`` [R] int32; ``slots`` [R] int64 (page * 16 + place, where the row's key and value
-    go); ``plan`` over the R rows; ``copies`` [*, 3] int32 or None, pages to copy; ``logit_rows`` [N] int64, the rows
+    go; on a GPU negative for an idle row); ``plan`` over the R rows, as the attention in use takes it; ``copies`` [*, 3] int32 or None, pages to copy; ``logit_rows`` [N] int64, the rows
     whose logits are wanted (None: all).
     """
 
     tokens: torch.Tensor
     positions: torch.Tensor
     slots: torch.Tensor
-    plan: AttentionPlan
+    plan: AttentionPlan | WorkPlan
     copies: torch.Tensor | None = None
     logit_rows: torch.Tensor | None = None
 

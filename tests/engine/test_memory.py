@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rftfast.engine import Sampler, memory
-from rftfast.engine.memory import human, parse_bytes, plan_memory
+from rftfast.engine.memory import Batch, human, parse_bytes, plan_memory
 from rftfast.errors import UserError
 from rftfast.models.config import ModelConfig
 from rftfast.models.weights import load_weights
@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_plan_counts_the_weights_that_are_loaded(folder: Path, dtype: torch.dtype) -> None:
     config = ModelConfig.from_folder(folder)
-    plan = plan_memory(config, dtype, CPU, kv_memory=1 << 20, max_rows=64)
+    plan = plan_memory(config, dtype, CPU, kv_memory=1 << 20, batch=Batch(64, 64))
     tensors = load_weights(folder, config, dtype).values()
     held = sum(t.numel() * t.itemsize for t in tensors)
     assert held == pytest.approx(plan.weight_bytes, rel=0.02)  # norms are left out
@@ -90,14 +90,14 @@ def test_the_pool_is_as_large_as_the_plan_says(folder: Path) -> None:
 def test_half_of_what_is_free_by_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig.from_folder(folder)
     monkeypatch.setattr(memory, "free_memory", lambda device: 100 << 20)
-    plan = plan_memory(config, torch.float32, CPU, kv_memory=None, max_rows=64)
+    plan = plan_memory(config, torch.float32, CPU, kv_memory=None, batch=Batch(64, 64))
     free = (100 << 20) - plan.weight_bytes - plan.activation_bytes
     assert free / 2 - plan.page_bytes < plan.kv_bytes <= free / 2
     with pytest.raises(UserError, match=r"--kv-memory 200 MiB is more than the .* ask for at most"):
-        plan_memory(config, torch.float32, CPU, kv_memory=200 << 20, max_rows=64)
+        plan_memory(config, torch.float32, CPU, kv_memory=200 << 20, batch=Batch(64, 64))
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     with pytest.raises(UserError, match="use a smaller model or free memory"):
-        plan_memory(config, torch.float32, CPU, kv_memory=None, max_rows=64)
+        plan_memory(config, torch.float32, CPU, kv_memory=None, batch=Batch(64, 64))
 
 
 def test_free_memory_is_believable():
