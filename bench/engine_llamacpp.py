@@ -32,6 +32,8 @@ def run(job: Job, unified: bool) -> Measure:
     """Measure ``job``; raises :class:`Skip` where llama-cpp-python is not installed or the mode needs sampling."""
     if importlib.util.find_spec("llama_cpp") is None:
         raise Skip("llama-cpp-python is not installed (pip install llama-cpp-python)")
+    if job.device != "cpu" or job.random_weights:
+        raise Skip("it is measured on CPUs, with a model's own weights")
     if job.verified:
         raise Skip("its sampling is left out, so it has no texts to verify")
     session = _Session(job, _weights(job), unified)

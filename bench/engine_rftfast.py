@@ -13,31 +13,27 @@ import torch
 from bench.job import WARM_UP_TOKENS, Job
 from bench.schema import Measure
 
+PROFILED_TOKENS = 24
+
 
 @dataclass
 class _Clock:
-    """Wall time and the engine's own split of it, step by step, by wrapping the sampler's step."""
+    """Wall time between the ends of steps, and the engine's own split of the host's time in each."""
 
     sampler: Any
     steps: list[tuple[int, bool, float, dict[str, float]]] = field(default_factory=list)
     first: float | None = None
+    last: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self.inner = self.sampler._step
-        self.sampler._step = self.step
+        self.sampler.on_step = self.step
 
-    def step(self) -> Any:
-        before = self.sampler.stats
-        start = time.perf_counter()
-        finished = self.inner()
-        seconds = time.perf_counter() - start
-        after = self.sampler.stats
-        parts = {name: value - (before.seconds or {}).get(name, 0.0) for name, value in (after.seconds or {}).items()}
-        rows = after.decode_rows - before.decode_rows
-        if rows and self.first is None:
-            self.first = start + seconds
-        self.steps.append((rows, after.prefill_rows > before.prefill_rows, seconds, parts))
-        return finished
+    def step(self, times: Any) -> None:
+        now = time.perf_counter()
+        if times.decode_rows and self.first is None:
+            self.first = now
+        self.steps.append((times.decode_rows, times.prefill_rows > 0, now - self.last, times.parts))
+        self.last = now
 
 
 def run(job: Job, share: bool) -> Measure:
@@ -45,9 +41,11 @@ def run(job: Job, share: bool) -> Measure:
     from rftfast import Sampler, SamplingParams
 
     torch.set_num_threads(job.threads)
+    begin = time.perf_counter()
     sampler = Sampler.from_pretrained(
-        job.model, device=job.device, dtype=job.dtype, threads=job.threads, prefix_share=share
+        job.model, device=job.device, dtype=job.dtype, threads=job.threads, prefix_share=share, max_running=job.rows
     )
+    made = time.perf_counter() - begin
     prompts = [list(prompt) for prompt in job.prompts]
     forced = not job.verified
     warm = SamplingParams(
@@ -62,12 +60,13 @@ def run(job: Job, share: bool) -> Measure:
         seed=job.seed,
         ignore_eos=forced,
     )
-    clock = _Clock(sampler)
     before = sampler.stats
+    clock = _Clock(sampler)
     start = time.perf_counter()
     groups = sampler.generate(prompts, params)
     seconds = time.perf_counter() - start
     after = sampler.stats
+    sampler.on_step = None
     lengths = [len(path.token_ids) for group in groups for path in group]
     if forced:
         assert set(lengths) == {job.max_tokens}, (
@@ -93,24 +92,75 @@ def run(job: Job, share: bool) -> Measure:
             "prompt_tokens": after.prompt_tokens - before.prompt_tokens,
             "prefill_tokens": after.prefill_rows - before.prefill_rows,
             "preemptions": after.preemptions - before.preemptions,
-            "dtype": str(sampler.decoder.dtype).removeprefix("torch."),
+            "beyond_end": after.beyond_end - before.beyond_end,
+            "steps": after.steps - before.steps,
+            "load_s": made,
+            "dtype": sampler.dtype,
+            "kernels": {op: name for op, (name, _) in sampler.decoder.ops.backends.items()},
             **parts,
+            **(_profile(sampler, job, prompts) if job.profile else {}),
         },
     )
 
 
 def _full_steps(clock: _Clock) -> tuple[int | None, float | None, dict[str, float]]:
-    """Of the steps that only decode, those with the commonest number of rows: rows, median ms, and ms of each part.
+    """Of the steps that only decode, those with the number of rows in which most tokens are drawn: rows, median ms, and ms of each part.
 
-    ``host_share``: the part of such a step that is spent outside the model and the sampling.
+    ``host_share``: on a CPU, the part of such a step that is spent outside the model and the sampling; on a GPU, the part
+    in which the host works, while the device has the step before.
     """
     pure = [step for step in clock.steps if step[0] and not step[1]]
     if not pure:
         return None, None, {}
-    rows = Counter(step[0] for step in pure).most_common(1)[0][0]
+    drawn: Counter[int] = Counter()
+    for step in pure:
+        drawn[step[0]] += step[0]
+    rows = drawn.most_common(1)[0][0]
     full = [step for step in pure if step[0] == rows]
     total = sum(step[2] for step in full)
     sums = {name: sum(step[3].get(name, 0.0) for step in full) for name in full[0][3]}
     parts = {f"step_{name}_ms": 1e3 * value / len(full) for name, value in sums.items()}
-    kernels = sums.get("model", 0.0) + sums.get("sample", 0.0)
-    return rows, 1e3 * statistics.median(step[2] for step in full), {**parts, "host_share": 1 - kernels / total}
+    device = sums.get("model", 0.0) + sums.get("sample", 0.0) + sums.get("wait", 0.0)
+    return rows, 1e3 * statistics.median(step[2] for step in full), {**parts, "host_share": 1 - device / total}
+
+
+def _profile(sampler: Any, job: Job, prompts: list[list[int]]) -> dict[str, Any]:
+    """The same prompts once more, few tokens each, under torch's profiler: how long the device had nothing to do between
+    its first and its last kernel, and which kernels took most of its time (name, share, times)."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from rftfast import SamplingParams
+
+    params = SamplingParams(
+        k=job.k, temperature=job.temperature, max_tokens=min(PROFILED_TOKENS, job.max_tokens), ignore_eos=True
+    )
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        sampler.generate(prompts, params)
+        torch.cuda.synchronize()
+    return device_time(
+        [
+            (event.name, event.time_range.start, event.time_range.end)
+            for event in found.events()
+            if event.device_type == torch.autograd.DeviceType.CUDA
+        ]
+    )
+
+
+def device_time(events: list[tuple[str, float, float]]) -> dict[str, Any]:
+    """Of kernels and copies (name, start, end; in one unit of time): the share of the whole in which none ran, and the
+    kernels by time."""
+    if not events:
+        return {"device_idle_share": None, "kernel_shares": []}
+    busy, reached = 0.0, min(start for _, start, _ in events)
+    whole = max(end for _, _, end in events) - reached
+    for _, start, end in sorted(events, key=lambda event: event[1]):
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    times: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for name, start, end in events:
+        times[name[:80]] += end - start  # type: ignore[assignment]
+        counts[name[:80]] += 1
+    total = sum(times.values())
+    shares = [(name, time_ / total, counts[name]) for name, time_ in times.most_common(20)]
+    return {"device_idle_share": 1 - busy / whole if whole else None, "kernel_shares": shares}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,12 +83,25 @@ def _load(job: Job) -> Any:
     torch.set_num_threads(job.threads)
     if job.dtype not in _DTYPES:
         raise ValueError(f"dtype {job.dtype!r}: transformers is measured with {', '.join(_DTYPES)}")
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        job.model, dtype=_DTYPES[job.dtype], local_files_only=True
-    )
+    dtype = _DTYPES[job.dtype]
+    model: Any
+    if job.random_weights:
+        config = transformers.AutoConfig.for_model(**_read_config(job.model))
+        with torch.device(job.device):
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    else:
+        model = transformers.AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, local_files_only=True)
     # generate fills what a call leaves open from here, an EOS among it, which forced lengths must not have.
     model.generation_config = transformers.GenerationConfig(pad_token_id=0)
     return model.to(job.device).eval()
+
+
+def _read_config(folder: str) -> dict[str, Any]:
+    """config.json of a shape, with the model type that transformers wants and without ids that mean "none"."""
+    raw = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    kind = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}[raw["architectures"][0]]
+    kept = {key: value for key, value in raw.items() if not (key.endswith("_token_id") and value == -1)}
+    return {"model_type": kind, **kept, "bos_token_id": None, "eos_token_id": None}
 
 
 def _settings(job: Job, new: int) -> Any:
@@ -139,10 +154,13 @@ def _generate(
 def _generate_batch(model: Any, job: Job, prompts: tuple[tuple[int, ...], ...], new: int) -> list[list[list[int]]]:
     from transformers import ContinuousBatchingConfig
 
-    longest = max(len(prompt) for prompt in prompts) + new
-    page = ContinuousBatchingConfig().page_size
-    # Left open, it plans for a GPU and takes nine tenths of the memory; this holds k whole samples and one page each.
-    config = ContinuousBatchingConfig(num_blocks=job.k * (-(-longest // page) + 1), seed=job.seed)
+    if job.device == "cpu":
+        longest = max(len(prompt) for prompt in prompts) + new
+        page = ContinuousBatchingConfig().page_size
+        # Left open, it plans for a GPU and takes nine tenths of the memory; this holds k whole samples and one page each.
+        config = ContinuousBatchingConfig(num_blocks=job.k * (-(-longest // page) + 1), seed=job.seed)
+    else:
+        config = ContinuousBatchingConfig(max_requests_per_batch=job.rows, seed=job.seed)
     # No inference mode here: its worker thread writes in place into tensors made on this one.
     found = model.generate_batch(
         inputs=[list(prompt) for prompt in prompts],

@@ -7,6 +7,7 @@ from bench.schema import Measure
 
 OURS = "rftfast"
 MATMUL = "matmul"
+RATES = "rates"
 ENGINES = {
     OURS: "this project's sampler",
     "rftfast-noshare": "the same with prefix sharing off",
@@ -14,6 +15,8 @@ ENGINES = {
     "transformers-cb": "continuous batching, generate_batch",
     "llama.cpp": "llama-cpp-python, bf16, prompt shared by k sequences",
     "llama.cpp-split": "the same with a copy of the prompt's cache for each sequence",
+    "vllm": "vLLM's LLM.generate, prefix cache on, graphs as wide as the batch (GPUs)",
+    "sglang": "SGLang's Engine.generate, radix cache on, graphs as wide as the batch (GPUs)",
 }
 
 
@@ -33,6 +36,18 @@ def measure(job: Job) -> Measure:
         from bench import engine_llamacpp
 
         return engine_llamacpp.run(job, unified=job.engine == "llama.cpp")
+    if job.engine == "vllm":
+        from bench import engine_vllm
+
+        return engine_vllm.run(job)
+    if job.engine == "sglang":
+        from bench import engine_sglang
+
+        return engine_sglang.run(job)
+    if job.engine == RATES:
+        from bench.roofline import measured
+
+        return measured(job)
     assert job.engine == MATMUL, f"unknown engine {job.engine}"
     from bench.matmul import measure_products
 

@@ -19,7 +19,10 @@ class Job:
     ``model`` is a folder with config.json and safetensors; ``prompts`` are token ids, so that no engine's tokenizer
     changes the work. In forced mode (``stop`` and ``eos`` unused, ``verified`` false) every sample has exactly
     ``max_tokens`` new tokens; in verified mode a sample ends at an EOS id, at a stop string, or there.
-    ``budget_s``: an engine that can stop itself does so after that many seconds and says how far it came.
+    ``budget_s``: an engine that can stop itself does so after that many seconds and says how far it came. ``rows``: samples
+    drawn at the same time where an engine can be told (None: what it does by itself). ``random_weights``: the model is a
+    shape (``shape:NAME``), its folder holds a config and no weights; each engine makes up its own. ``profile``: ours runs a
+    few steps more under torch's profiler.
     """
 
     engine: str
@@ -38,11 +41,15 @@ class Job:
     stop: tuple[str, ...] = ()
     eos: tuple[int, ...] = ()
     scratch: str | None = None
+    rows: int | None = None
+    random_weights: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         assert self.prompts, "a job needs prompts"
         assert all(self.prompts), "a prompt needs one token or more"
         assert min(self.k, self.max_tokens, self.threads) >= 1, (self.k, self.max_tokens, self.threads)
+        assert self.rows is None or self.rows >= 1, self.rows
         assert not self.verified or len(self.golds) == len(self.prompts), "verified mode needs a gold answer a prompt"
 
     @property

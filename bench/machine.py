@@ -23,7 +23,20 @@ FEATURES = (
     "bf16",
     "sve",
 )
-PACKAGES = ("rftfast", "torch", "transformers", "llama-cpp-python", "numpy", "gguf", "tokenizers")
+PACKAGES = (
+    "rftfast",
+    "torch",
+    "triton",
+    "transformers",
+    "llama-cpp-python",
+    "vllm",
+    "sglang",
+    "flash-attn",
+    "flashinfer-python",
+    "numpy",
+    "gguf",
+    "tokenizers",
+)
 
 
 def machine(accelerator: str | None = None) -> Machine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,3 +46,18 @@ def build(
         golds=tuple(one.answer for one in found),
         stop=template.stop,
     )
+
+
+def random_prompts(vocabulary: int, count: int, tokens: int, header: int, seed: int) -> Prompts:
+    """``count`` prompts of ``tokens`` random tokens, the first ``header`` of which are the same in all.
+
+    Raises :class:`UserError` for lengths that do not go together.
+    """
+    if count < 1 or not 0 <= header < tokens:
+        raise UserError(
+            f"{count} prompts of {tokens} tokens, {header} of them shared: use 1 prompt or more and a longer prompt"
+        )
+    pick = random.Random(seed)
+    shared = [pick.randrange(vocabulary) for _ in range(header)]
+    made = [tuple(shared + [pick.randrange(vocabulary) for _ in range(tokens - header)]) for _ in range(count)]
+    return Prompts(tuple(made), ("",) * count, ())

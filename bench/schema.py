@@ -76,7 +76,7 @@ class Row:
     ``status``: ``ok``; ``partial`` (a run hit its time limit: rates are of what was done in it); ``skipped`` (not
     installed or not meant for this mode, ``notes`` say why); ``error`` (``notes`` hold the engine's own words).
     ``times_slower`` is tokens/s of ours over this row's; ``step_over_matmul`` the decode step's time over that of its
-    matrix products alone.
+    matrix products alone; ``of_roofline`` the least time in which this machine could do the job over the time it took.
     """
 
     engine: str
@@ -90,6 +90,7 @@ class Row:
     step_over_matmul: float | None = None
     peak_memory_mib: float | None = None
     times_slower: float | None = None
+    of_roofline: float | None = None
     notes: tuple[str, ...] = ()
     runs: tuple[Measure, ...] = ()
 
@@ -124,6 +125,38 @@ class Row:
 
 
 @dataclass(frozen=True)
+class KernelTime:
+    """One kernel on one case: the median of its time alone, caches cold.
+
+    ``bytes`` and ``flops`` are the fewest that the case needs (each input read once, each output written once). ``bound``
+    says which of the two takes longer at the rates measured in the same run, ``of_bound`` is that time over ``ms``.
+    ``rivals_ms`` are other ways to the same result, ``skipped`` those that could not run, with the reason. ``error`` is
+    |out - exact| / |exact| against the reference in higher precision.
+    """
+
+    kernel: str
+    case: str
+    ms: float
+    bytes: float
+    flops: float
+    bound: str
+    of_bound: float
+    error: float
+    rivals_ms: Mapping[str, float] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.bound in ("memory", "compute"), self.bound
+        assert 0 < self.ms < math.inf and 0 < self.of_bound < math.inf, (self.kernel, self.case, self.ms, self.of_bound)
+        assert all(0 < ms < math.inf for ms in self.rivals_ms.values()), (self.kernel, self.case, self.rivals_ms)
+
+    @property
+    def times_faster(self) -> float | None:
+        """The fastest rival's time over ours."""
+        return min(self.rivals_ms.values()) / self.ms if self.rivals_ms else None
+
+
+@dataclass(frozen=True)
 class Result:
     """One benchmark's one run. ``date`` is ISO 8601 in UTC; ``figures`` are measures that belong to no single row."""
 
@@ -135,6 +168,7 @@ class Result:
     settings: Mapping[str, Any]
     figures: Mapping[str, float]
     rows: tuple[Row, ...]
+    kernels: tuple[KernelTime, ...] = ()
 
     def __post_init__(self) -> None:
         names = [row.engine for row in self.rows]
@@ -166,7 +200,8 @@ class Result:
             for row in body.get("rows", ())
         ]
         machine = _build(Machine, body.get("machine", {}), where)
-        return _build(cls, {**body, "rows": tuple(rows), "machine": machine}, where)
+        kernels = tuple(_build(KernelTime, one, where) for one in body.get("kernels", ()))
+        return _build(cls, {**body, "rows": tuple(rows), "machine": machine, "kernels": kernels}, where)
 
     @classmethod
     def read(cls, path: Path) -> Result:
@@ -178,11 +213,13 @@ class Result:
         return cls.from_dict(data, str(path))
 
 
-def with_ratios(rows: list[Row], ours: str, products_ms: Mapping[int, float]) -> list[Row]:
-    """The rows with ``times_slower`` against the row of the engine ``ours`` and ``step_over_matmul`` filled in.
+def with_ratios(
+    rows: list[Row], ours: str, products_ms: Mapping[int, float], least_s: float | None = None
+) -> list[Row]:
+    """The rows with ``times_slower`` against the row of the engine ``ours``, ``step_over_matmul`` and ``of_roofline``.
 
-    ``products_ms``: number of rows → milliseconds of the matrix products alone of a decode step with so many. A ratio
-    whose parts were not measured stays None.
+    ``products_ms``: number of rows → milliseconds of the matrix products alone of a decode step with so many.
+    ``least_s``: seconds that the whole job takes at least here. A ratio whose parts were not measured stays None.
     """
     base = next((row.tokens_per_s for row in rows if row.engine == ours), None)
     out = []
@@ -190,7 +227,9 @@ def with_ratios(rows: list[Row], ours: str, products_ms: Mapping[int, float]) ->
         slower = base / row.tokens_per_s if base and row.tokens_per_s else None
         products = products_ms.get(row.runs[0].step_rows or 0) if row.runs else None
         over = row.step_ms / products if row.step_ms and products else None
-        out.append(replace(row, times_slower=slower, step_over_matmul=over))
+        whole = row.seconds if row.status == "ok" else None
+        share = least_s / whole if least_s and whole else None
+        out.append(replace(row, times_slower=slower, step_over_matmul=over, of_roofline=share))
     return out
 
 

@@ -16,6 +16,8 @@ def show(result: Result, console: Console | None = None) -> None:
     machine, settings = result.machine, result.settings
     features = " ".join(name for name in machine.features if name.startswith(("avx512_bf16", "amx", "avx2", "bf16")))
     console.print(f"{machine.cpu}, {machine.cores} cores, {machine.memory_mib / 1024:.0f} GiB, {features}")
+    if machine.accelerator:
+        console.print(machine.accelerator)
     lengths = settings.get("prompt_tokens", ())
     console.print(
         f"{settings.get('model')}: {len(lengths)} prompts of {min(lengths, default=0)} to {max(lengths, default=0)} tokens,"
@@ -27,14 +29,16 @@ def show(result: Result, console: Console | None = None) -> None:
     table = Table()
     verified = any(row.distinct_verified_per_s is not None for row in result.rows)
     over = any(row.step_over_matmul is not None for row in result.rows)
+    bound = any(row.of_roofline is not None for row in result.rows)
     table.add_column("engine")
     heads = ["tokens/s", "samples/s", "ours is", "seconds", "prompt s", "step ms", "peak MiB"]
     heads += ["distinct verified/s"] if verified else []
     heads += ["step / products"] if over else []
+    heads += ["of roofline"] if bound else []
     for head in heads:
         table.add_column(head, justify="right")
     for row in result.rows:
-        table.add_row(row.engine, *_cells(row, verified, over))
+        table.add_row(row.engine, *_cells(row, verified, over, bound))
     console.print(table)
     for name, value in result.figures.items():
         console.print(f"{name}: {value:.1f}")
@@ -43,9 +47,9 @@ def show(result: Result, console: Console | None = None) -> None:
             console.print(f"{row.engine}: {note}", style="dim", markup=False, highlight=False)
 
 
-def _cells(row: Row, verified: bool, over: bool) -> list[str]:
+def _cells(row: Row, verified: bool, over: bool, bound: bool) -> list[str]:
     if row.status in ("skipped", "error"):
-        return [row.status] + [""] * (6 + verified + over)
+        return [row.status] + [""] * (6 + verified + over + bound)
     star = "*" if row.status == "partial" else ""
     cells = [
         _number(row.tokens_per_s, ".1f") + star,
@@ -58,6 +62,7 @@ def _cells(row: Row, verified: bool, over: bool) -> list[str]:
     ]
     cells += [_number(row.distinct_verified_per_s, ".3f")] if verified else []
     cells += [_number(row.step_over_matmul, ".2f", "×")] if over else []
+    cells += [_number(row.of_roofline, ".1%")] if bound else []
     return cells
 
 

@@ -5,6 +5,9 @@ in the time. By default every sample has exactly --max-tokens new tokens (EOS ig
 with --verified samples end where they end, and distinct verified paths a second are counted as well.
 
     python bench/throughput.py --questions train.jsonl --shots 8 --shots-from train.jsonl --json out.json
+    python bench/throughput.py --device cuda --model shape:llama-3.2-1b --prompt-tokens 900 --n-prompts 40 --json out.json
+
+On a GPU every row also says what share it reaches of what the device could do at most, by rates measured in the same run.
 """
 
 from __future__ import annotations
@@ -19,17 +22,21 @@ import sys
 import tempfile
 from dataclasses import replace
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 if __name__ == "__main__":  # run as a script: make this folder the package `bench` (see worker._import_bench)
     from worker import _import_bench  # type: ignore[import-not-found]
 
     _import_bench()
 
-from bench.engines import ENGINES, MATMUL, OURS
+from bench.engines import ENGINES, MATMUL, OURS, RATES
 from bench.job import Job
 from bench.machine import machine, usable_cores, versions
+from bench.roofline import Rates, Work, whole_job
 from bench.schema import Measure, Result, Row, with_ratios
 
 if TYPE_CHECKING:
@@ -114,7 +121,32 @@ def measure_all(job: Job, engines: list[str], repeat: int, timeout_s: float) -> 
             rows_out.append(Row(engine=engine, status=status, notes=(why,)))
     medians = {rows: statistics.median(times) for rows, times in products.items()}
     figures = {f"matrix products of a step of {rows} rows, ms": value for rows, value in medians.items()}
-    return with_ratios(rows_out, OURS, medians), figures
+    least_s = None
+    if job.device.startswith("cuda") and not job.verified:
+        rates = _rates(job, timeout_s)
+        if rates is not None:
+            least_s = rates.seconds(_work(job))
+            figures |= {**rates.figures(), "the job at this device's rates, s": least_s}
+    return with_ratios(rows_out, OURS, medians, least_s), figures
+
+
+def _rates(job: Job, timeout_s: float) -> Rates | None:
+    found = run_engine(replace(job, engine=RATES), timeout_s)
+    if isinstance(found, Measure):
+        return Rates(found.extra["bandwidth"], found.extra["flops"])
+    _say(f"  rates of the device: {found[1]}")
+    return None
+
+
+def _work(job: Job) -> Work:
+    from rftfast.evaluate.model_size import ModelSize
+    from rftfast.models.config import ModelConfig
+
+    size = ModelSize.of(ModelConfig.from_folder(job.model))
+    lengths = tuple(len(prompt) for prompt in job.prompts)
+    same = (len(set(column)) == 1 for column in zip(*job.prompts, strict=False))
+    header = sum(takewhile(bool, same)) if len(lengths) > 1 else 0
+    return whole_job(size, lengths, job.k, job.max_tokens, job.rows or len(lengths) * job.k, header)
 
 
 def _say(text: str) -> None:
@@ -131,13 +163,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", default="gsm8k", help="prompt template (default: %(default)s)")
     parser.add_argument("--shots", type=int, default=0, help="examples in the prompt (default: %(default)s)")
     parser.add_argument("--shots-from", help="file of the examples (default: the bundled ones)")
+    parser.add_argument("--prompt-tokens", type=int, help="prompts of so many random tokens instead of questions")
+    parser.add_argument("--header-tokens", type=int, default=0, help="of these, the first that all prompts share")
+    parser.add_argument("--max-batch", type=int, help="samples drawn at once, of engines that can be told")
+    parser.add_argument("--profile", action="store_true", help="ours on a GPU: idle time and kernels, in extra steps")
     parser.add_argument("--k", type=int, default=100, help="samples a prompt (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=96, help="new tokens a sample (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.7, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--verified", action="store_true", help="real lengths; count distinct verified paths")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of every engine (default: all cores)")
-    parser.add_argument("--device", default="cpu", help="of ours and transformers (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--dtype", default="bf16", help="of ours and transformers (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=1, help="rounds over all engines; medians (default: %(default)s)")
     parser.add_argument("--budget-s", type=float, default=900.0, help="time limit of one run (default: %(default)s)")
@@ -164,11 +200,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> Result:
     """Resolve the arguments, measure, and put the result together. Raises ``UserError`` for what cannot be used."""
-    from bench.prompts import build
+    from bench.prompts import build, random_prompts
     from rftfast.errors import UserError
     from rftfast.models.cache import cache_folder
     from rftfast.models.config import ModelConfig
     from rftfast.models.resolve import resolve
+    from rftfast.models.shapes import PREFIX as SHAPE
 
     engines = [name.strip() for name in args.engines.split(",") if name.strip()]
     unknown = sorted(set(engines) - set(ENGINES))
@@ -177,8 +214,26 @@ def run(args: argparse.Namespace) -> Result:
     for name, least in (("k", 1), ("max_tokens", 1), ("threads", 1), ("repeat", 1), ("budget_s", 1)):
         if getattr(args, name) < least:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}: use at least {least}")
+    if args.max_batch is not None and args.max_batch < 1:
+        raise UserError(f"--max-batch is {args.max_batch}: use at least 1")
+    if args.profile and args.device == "cpu":
+        raise UserError("--profile needs a GPU: add --device cuda")
+    if args.device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"--device {args.device}: torch finds no CUDA device")
     folder = resolve(args.model)
-    prompts: Prompts = build(folder, args.questions, args.n_prompts, args.shots, args.shots_from, args.prompt)
+    config = ModelConfig.from_folder(folder)
+    prompts: Prompts
+    if args.prompt_tokens is None:
+        prompts = build(folder, args.questions, args.n_prompts, args.shots, args.shots_from, args.prompt)
+    elif args.verified:
+        raise UserError("--prompt-tokens makes prompts without an answer: leave --verified out")
+    else:
+        prompts = random_prompts(config.vocab_size, args.n_prompts, args.prompt_tokens, args.header_tokens, args.seed)
+    longest = max(map(len, prompts.tokens)) + args.max_tokens
+    if longest > config.max_positions:
+        raise UserError(
+            f"{longest} tokens with the new ones, and the context of {args.model} is {config.max_positions}"
+        )
     scratch = cache_folder() / "bench"
     scratch.mkdir(parents=True, exist_ok=True)
     job = Job(
@@ -196,8 +251,11 @@ def run(args: argparse.Namespace) -> Result:
         verified=args.verified,
         golds=prompts.golds if args.verified else (),
         stop=prompts.stop,
-        eos=tuple(ModelConfig.from_folder(folder).eos_ids),
+        eos=tuple(config.eos_ids),
         scratch=str(scratch),
+        rows=args.max_batch,
+        random_weights=args.model.startswith(SHAPE),
+        profile=args.profile,
     )
     # What else ran on the machine as this began: two spinning thread pools on few cores spoil every figure.
     load = os.getloadavg()[0]
@@ -207,7 +265,7 @@ def run(args: argparse.Namespace) -> Result:
     }
     return Result(
         benchmark="throughput",
-        machine=machine(),
+        machine=machine(torch.cuda.get_device_name() if args.device != "cpu" else None),
         versions=versions(),
         command=shlex.join(["python", "bench/throughput.py", *sys.argv[1:]]),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),

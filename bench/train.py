@@ -76,7 +76,7 @@ def build(args: argparse.Namespace, folder: Path) -> TrainJob:
     )
 
 
-def run_engine(job: TrainJob, timeout_s: float) -> Measure | tuple[str, str]:
+def run_engine(job: Any, timeout_s: float, worker: Path = WORKER) -> Measure | tuple[str, str]:
     """One trainer's one run in a process of its own: its measure, or ("skipped" | "error", why)."""
     with tempfile.TemporaryDirectory(prefix="rftfast-bench-") as folder:
         job_file, out, log = (Path(folder) / name for name in ("job.json", "out.json", "log.txt"))
@@ -84,7 +84,7 @@ def run_engine(job: TrainJob, timeout_s: float) -> Measure | tuple[str, str]:
         # For every trainer alike: waiting threads sleep soon (docs/lab-book.md).
         environment = {"GOMP_SPINCOUNT": "2000", **os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         environment["OMP_NUM_THREADS"] = str(job.threads)
-        command = [sys.executable, str(WORKER), str(job_file), str(out)]
+        command = [sys.executable, str(worker), str(job_file), str(out)]
         with log.open("wb") as said:
             try:
                 subprocess.run(
@@ -103,7 +103,7 @@ def run_engine(job: TrainJob, timeout_s: float) -> Measure | tuple[str, str]:
     return Measure(**{**found, "notes": tuple(found["notes"])})
 
 
-def measure_all(job: TrainJob, engines: list[str], repeat: int, timeout_s: float) -> list[Row]:
+def measure_all(job: Any, engines: list[str], repeat: int, timeout_s: float, worker: Path = WORKER) -> list[Row]:
     """``repeat`` rounds over all engines (A B C A B C). An engine that fails or cannot take part is not asked again."""
     runs: dict[str, list[Measure]] = {engine: [] for engine in engines}
     failed: dict[str, tuple[str, str]] = {}
@@ -112,7 +112,7 @@ def measure_all(job: TrainJob, engines: list[str], repeat: int, timeout_s: float
             if engine in failed:
                 continue
             _say(f"round {number + 1} of {repeat}: {engine} …")
-            found = run_engine(replace(job, engine=engine), timeout_s)
+            found = run_engine(replace(job, engine=engine), timeout_s, worker)
             if isinstance(found, Measure):
                 runs[engine].append(found)
                 _say(f"  {found.tokens_per_s:.0f} useful tokens/s, {found.seconds:.1f} s")

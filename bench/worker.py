@@ -30,6 +30,14 @@ def _import_bench() -> None:
         spec.loader.exec_module(module)
 
 
+def _device_memory() -> dict[str, float]:
+    """What torch took of a GPU's memory at most, if one was used in this process."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {"device_peak_mib": torch.cuda.max_memory_reserved() / 2**20}
+
+
 def main() -> int:
     _import_bench()
     from bench.engines import measure
@@ -52,7 +60,7 @@ def main() -> int:
         answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-        extra = {**found.extra, "process_s": time.perf_counter() - begin}
+        extra = {**found.extra, "process_s": time.perf_counter() - begin, **_device_memory()}
         answer = {"measure": asdict(replace(found, peak_memory_mib=peak, extra=extra))}
     out.write_text(json.dumps(answer), encoding="utf-8")
     return 0

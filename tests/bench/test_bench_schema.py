@@ -1,11 +1,12 @@
 """The results' schema: what is written is read back the same, and what is no result is refused in one line."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from bench.machine import machine, versions
-from bench.schema import SCHEMA, Measure, Result, Row, with_ratios
+from bench.schema import SCHEMA, KernelTime, Measure, Result, Row, with_ratios
 from rftfast.errors import UserError
 
 
@@ -33,6 +34,27 @@ def test_rows_hold_medians_and_ratios():
     assert theirs.distinct_verified_per_s == pytest.approx(2.0)
     assert theirs.step_over_matmul is None
     assert third.times_slower is None
+
+
+def test_rows_say_how_near_the_bound_they_are():
+    runs = [Measure(2.0, 9600, 100), Measure(4.0, 9600, 100)]
+    done, cut = Row.of("a", runs), Row.of("b", [replace(runs[0], partial=True)])
+    rows = with_ratios([done, cut, Row("c", "error", notes=("why",))], "a", {}, least_s=1.5)
+    assert [row.of_roofline for row in rows] == [pytest.approx(0.5), None, None]
+
+
+def test_kernel_times_are_kept(tmp_path):
+    times = KernelTime(
+        "k", "64 x 64", 0.5, 1e6, 1e9, "memory", 0.7, 1e-3, {"flash": 1.0, "torch": 0.75}, {"x": "not here"}
+    )
+    assert times.times_faster == pytest.approx(1.5)
+    result = replace(a_result(), kernels=(times, replace(times, rivals_ms={})))
+    result.write(tmp_path / "k.json")
+    again = Result.read(tmp_path / "k.json")
+    assert again == result
+    assert again.kernels[1].times_faster is None
+    with pytest.raises(AssertionError):
+        replace(times, ms=0.0)
 
 
 def test_partial_run_claims_no_samples_per_second():

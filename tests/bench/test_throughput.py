@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from bench import throughput
+from bench.engine_rftfast import device_time
 from bench.engines import ENGINES
 from bench.job import Job
 from bench.matmul import product_shapes, time_products
-from bench.prompts import build
+from bench.prompts import build, random_prompts
 from bench.schema import Measure, Result
 from bench.to_gguf import convert, interleave_rope
 from rftfast.errors import UserError
+from rftfast.models.shapes import SHAPES
 
 
 @pytest.fixture
@@ -217,8 +219,64 @@ def test_command_from_arguments_to_file(tiny_llama, tmp_path, monkeypatch, capsy
     assert "transformers" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--engines", "vroom"], ["--k", "0"], ["--engines", ","]])
-def test_bad_arguments_are_one_line(arguments, capsys):
+def test_a_shape_with_random_prompts(tmp_path, monkeypatch):
+    """Random weights, random prompts below a header; transformers makes a model of the same shape."""
+    tiny = {**SHAPES["smollm2-135m"], "num_hidden_layers": 1, "hidden_size": 96, "intermediate_size": 64}
+    monkeypatch.setitem(SHAPES, "tiny", {**tiny, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16})
+    monkeypatch.setenv("RFTFAST_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out.json"
+    arguments = (
+        "--model shape:tiny --prompt-tokens 40 --header-tokens 30 --n-prompts 2 --k 2 --max-tokens 3 --threads 1"
+    )
+    engines = "rftfast,transformers,llama.cpp,vllm,sglang"
+    assert throughput.main([*arguments.split(), "--max-batch", "3", "--engines", engines, "--json", str(out)]) == 0
+    result = Result.read(out)
+    assert [row.status for row in result.rows] == ["ok", "ok", "skipped", "skipped", "skipped"]
+    assert [row.runs[0].tokens for row in result.rows[:2]] == [12, 12]
+    assert result.rows[0].runs[0].step_rows == 3
+    assert result.settings["prompt_tokens"] == [40, 40]
+    ours = result.rows[0].runs[0].extra
+    assert ours["prefill_tokens"] == 30 + 2 * 9  # the header once, and of each prompt the rest but its last token
+
+
+def test_random_prompts_share_their_header():
+    first, second = random_prompts(1000, 2, 50, 20, seed=1).tokens
+    assert first[:20] == second[:20] and first[20:] != second[20:]
+    assert random_prompts(1000, 2, 50, 20, seed=2).tokens[0] != first
+    for wrong in ((0, 5, 0), (1, 5, 5), (1, 5, -1)):
+        with pytest.raises(UserError, match="prompts of"):
+            random_prompts(10, *wrong, seed=0)
+
+
+def test_the_work_of_a_job_knows_what_its_prompts_share(job):
+    alone = throughput._work(replace(job, prompts=((1, 2, 3, 4), (5, 2, 3, 4))))
+    shared = throughput._work(replace(job, prompts=((1, 2, 3, 4), (1, 2, 3, 5))))
+    assert shared.bytes < alone.bytes and shared.flops < alone.flops
+
+
+def test_time_of_the_device():
+    events = [("a", 0.0, 2.0), ("b", 1.0, 3.0), ("a", 5.0, 6.0), ("c", 8.0, 10.0)]
+    found = device_time(events)
+    assert found["device_idle_share"] == pytest.approx(4 / 10)
+    assert found["kernel_shares"][0] == ("a", pytest.approx(3 / 7), 2)
+    assert device_time([])["device_idle_share"] is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--engines", "vroom"],
+        ["--k", "0"],
+        ["--engines", ","],
+        ["--max-batch", "0"],
+        ["--profile"],
+        ["--model", "shape:smollm2-135m", "--prompt-tokens", "5", "--header-tokens", "5"],
+        ["--model", "shape:smollm2-135m", "--prompt-tokens", "9000"],
+        ["--model", "shape:smollm2-135m", "--prompt-tokens", "9", "--verified"],
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("RFTFAST_CACHE", str(tmp_path / "cache"))
     assert throughput.main(arguments) == 2
     assert len(capsys.readouterr().err.strip().split("\n")) == 1
 
