@@ -169,6 +169,7 @@ class GpuRunner:
     def launch(self, step: Step, noise: Sequence[Noise], before: Launched | None) -> Launched:
         """As ``Runner.launch``. Tokens still ``UNKNOWN`` are those of the launch before this one: the device has them."""
         begin = time.perf_counter()
+        self.streams.use()
         delta = [self.paths.shape.delta(self._new_paths(step.decode, noise))]
         self.list.sync(step.decode, self.tree)
         rows = len(step.decode)
@@ -176,13 +177,14 @@ class GpuRunner:
         delta.append(self.list.take_delta())
         if step.copies or self._copies_listed:
             delta.append(self.paths.shape.copies_delta(step.copies))
-            self._copies_listed = bool(step.copies)
+            self._copies_listed = True  # until an empty list is on its way: this step may be interrupted
         ready = time.perf_counter()
         buffers = self._ring[self._turn]
         self._turn = (self._turn + 1) % _IN_FLIGHT
         if buffers.launched is not None:
             buffers.launched.result()  # nobody asked so far
         sent = self._send(buffers, np.concatenate(delta), chunk_words)
+        self._copies_listed = bool(step.copies)
         if shape is not None:
             self.streams.run(functools.partial(self._place_chunks, shape, sent))
             self._do(shape)
@@ -366,25 +368,28 @@ class GpuRunner:
     # -- at the start ---------------------------------------------------------------------------------------------
 
     def _warm_up(self, graphs: bool) -> None:
-        """Runs the largest step and every shape that has a graph once on idle rows, largest first: kernels are compiled,
-        graphs captured, and memory runs out now or never."""
+        """Runs every shape that has a graph once on idle rows, largest first, and then the largest step: kernels are
+        compiled, graphs captured, and memory runs out now or never."""
         begin = time.perf_counter()
+        self.streams.use()
         self._send(self._ring[0], self.paths.shape.copies_delta(()), np.empty(0, dtype=np.int32))
         self._copies_listed = False
         self.places.fill_(IDLE_PLACE)
-        most = self.max_rows - self.max_running
-        if most:  # one row of the largest is a real tile's: the pages of an unused table are all number 0
-            shape = Mixed(self.max_running, most, -(-most // self.work.shape.tile_rows))
-            self.chunk_tiles[0].copy_(torch.tensor([self.max_running, 1, 0, self.chunk_slots], dtype=torch.int32))
-            self._do(shape)
-            self.streams.mark().wait()
-            self.chunk_tiles.zero_()
         shapes: list[int | Mixed] = [*self.buckets, *self.mixed]
         for each in reversed(shapes):
             self._do(each)
             if graphs:
                 self.streams.mark().wait()
                 self.graphs[each] = self.streams.capture(self._body(each))
+        most = self.max_rows - self.max_running
+        if (
+            most
+        ):  # last, for capturing gives free memory back. One row is a real tile's; a table not in use is all page 0
+            shape = Mixed(self.max_running, most, -(-most // self.work.shape.tile_rows))
+            self.chunk_tiles[0].copy_(torch.tensor([self.max_running, 1, 0, self.chunk_slots], dtype=torch.int32))
+            self.streams.run(self._body(shape))
+            self.streams.mark().wait()
+            self.chunk_tiles.zero_()
         self.streams.mark().wait()
         how = f"{len(self.graphs)} graphs of up to {self.max_running} rows captured" if graphs else "no graphs"
         _log.info("%s: %s in %.1f s", self.work.buffer.device, how, time.perf_counter() - begin)

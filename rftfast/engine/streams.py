@@ -24,6 +24,9 @@ class Mark(Protocol):
 class Streams(Protocol):
     device: torch.device
 
+    def use(self) -> None:
+        """Makes the device the calling thread's. Each thread does so before anything else here."""
+
     def host_memory(self, size: int, dtype: torch.dtype) -> torch.Tensor:
         """Memory of the host that the device reads and writes by itself: [size]."""
 
@@ -62,6 +65,9 @@ class CudaStreams:
         self.device = device
         self._results = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+
+    def use(self) -> None:
+        torch.cuda.set_device(self.device)  # Triton launches on the current one, and every thread has its own
 
     def host_memory(self, size: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(size, dtype=dtype, pin_memory=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -108,12 +109,20 @@ class FakeStreams:
         self.captures: list[Tape] = []
         self.replays = self.eager = 0
         self._random = random.Random(seed)
+        self._threads: set[int] = set()
+
+    def use(self) -> None:
+        self._threads.add(threading.get_ident())
+
+    def _check_thread(self) -> None:
+        assert threading.get_ident() in self._threads, "this thread has not said which device it uses"
 
     def host_memory(self, size: int, dtype: torch.dtype) -> torch.Tensor:
         return poisoned(torch.empty(size, dtype=dtype))
 
     def upload(self, target: torch.Tensor, source: torch.Tensor) -> None:
         assert target.shape == source.shape
+        self._check_thread()
         self.work.append(functools.partial(target.copy_, source))
 
     def download(self, source: torch.Tensor, target: torch.Tensor) -> FakeMark:
@@ -122,6 +131,7 @@ class FakeStreams:
         return FakeMark(self, len(self.work), functools.partial(target.copy_, source))
 
     def run(self, body: Callable[[], Any]) -> None:
+        self._check_thread()
         self.eager += 1
         self.work.append(body)
 
@@ -133,6 +143,7 @@ class FakeStreams:
         self.captures.append(tape)
 
         def replay() -> None:
+            self._check_thread()
             self.replays += 1
             self.work.append(tape.replay)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -136,6 +138,41 @@ def test_paths_are_those_of_the_ordinary_runner(
         decoding += len(mixed)
     assert sampler.streams.replays == (decoding if options.get("graphs", True) else 0)
     assert (sampler.stats.preemptions > 0) == (options.get("pages") == 14)
+
+
+def test_another_thread_may_draw(folder: Path, wanted: dict[tuple[str, int], Generation]) -> None:
+    """Each thread has a current device of its own, and the one that made the sampler need not be the one that draws."""
+    sampler = make(folder)
+    with ThreadPoolExecutor(1) as pool:
+        assert_same(pool.submit(lambda: paths(sampler.stream(requests()))).result(), wanted)
+
+
+@pytest.mark.parametrize("method", ["_send", "_do"])
+@pytest.mark.parametrize("at", [1, 2, 4, 11])
+def test_an_interrupt_leaves_nothing_behind(
+    folder: Path,
+    wanted: dict[tuple[str, int], Generation],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    at: int,
+) -> None:
+    """Whatever of a step had been sent when it came: the next stream starts with a device that lists its own rows."""
+    sampler = make(folder)
+    assert isinstance(sampler.runner, GpuRunner)
+    calls = itertools.count(1)
+    body = getattr(sampler.runner, method)
+
+    def interrupted(*args: Any) -> Any:
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        return body(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler.runner, method, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(sampler.stream(requests()))
+    assert_same(paths(sampler.stream(requests())), wanted)
+    sampler.tree.check()
 
 
 def test_rows_between_two_graphs_are_few() -> None:
