@@ -22,6 +22,9 @@ def report(
         help="Samples a question whose text is in the page, kept paths first; others are counted. 0: all. "
         "Default: all of a small run, 24 of one above 64 MB.",
     ),
+    rollouts: Path = typer.Option(
+        None, help="Directory of rollouts of the run, whose values of steps are shown. Default: RUN/rollouts."
+    ),
     questions: options.Questions = None,
 ) -> None:
     """Write one self-contained page: results, the paper's figures, cost, and every question with its paths.
@@ -33,7 +36,7 @@ def report(
 
     known = load_questions(questions) if questions else []
     with _progress() as told:
-        written = write_report(sources, out, questions=known, most=samples, progress=told)
+        written = write_report(sources, out, rollouts=rollouts, questions=known, most=samples, progress=told)
     size = f"{written.bytes / 1e6:,.1f} MB"
     shown = "" if not written.samples else f", text of {written.packed:,} of {written.samples:,} samples"
     typer.echo(f"{written.path} ({size}{shown})")

@@ -23,7 +23,7 @@ from typing import Any
 
 from rftfast.data.atomic import append_whole, remove_temporary, write_atomic, write_errors
 from rftfast.data.lock import RunLock
-from rftfast.data.manifest import check_folder, open_manifest, read_manifest
+from rftfast.data.manifest import RUN_FILE, check_folder, open_manifest, read_manifest
 from rftfast.data.parts import json_line, part_number, part_path, part_paths
 from rftfast.errors import UserError
 
@@ -163,6 +163,11 @@ class RecordDir:
         for name in names:
             self._buffer.pop(name, None)
         self._next_part = part_number(part) + 1
+
+
+def is_records(path: Path) -> bool:
+    """Whether ``path`` is such a directory (and not a run directory, which holds samples)."""
+    return (path / RUN_FILE).is_file() and (path / _PARTS).is_dir()
 
 
 def read_records(path: str | Path) -> Iterator[dict[str, Any]]:

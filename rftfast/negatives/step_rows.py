@@ -1,20 +1,23 @@
-"""``steps.jsonl``: every response that was taken apart, with value and advantage of each step; and the sums over them."""
+"""``steps.jsonl``: every response that was taken apart, with value and advantage of each step; ``totals.json``: the sums over
+them."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rftfast.data.atomic import write_atomic
 from rftfast.data.export import write_jsonl
 from rftfast.data.record_dir import read_records
 from rftfast.negatives.pits import first_pit
 from rftfast.negatives.records import Rolled, RolledQuestion, advantages
-from rftfast.negatives.values import Advantage, Value
+from rftfast.negatives.values import Advantage, Value, wilson
 
-STEPS_FILE = "steps.jsonl"
+STEPS_FILE, TOTALS_FILE = "steps.jsonl", "totals.json"
 
 
 def read_rolled(path: str | Path) -> Iterator[RolledQuestion]:
@@ -116,9 +119,20 @@ class StepTotals:
                 self.pits[row["pit"] + 1] += 1
                 self.hopeless += row["pit"] == 0
 
+    def report(self) -> dict[str, Any]:
+        """Plain values for JSON. ``spurious_share`` is of ``right_steps``, with Wilson's 95 % interval over steps; null without
+        any."""
+        share = None
+        if self.right_steps:
+            low, high = wilson(self.spurious, self.right_steps)
+            share = {"value": self.spurious / self.right_steps, "low": low, "high": high}
+        counts = {name: value for name, value in vars(self).items() if isinstance(value, int)}
+        pits = {str(step): count for step, count in sorted(self.pits.items())}
+        return {**counts, "spurious_share": share, "pits": pits}
+
 
 def write_steps(path: Path, order: Sequence[str], best_of: int, interval: str = "wilson") -> StepTotals:
-    """Write ``steps.jsonl`` from all records in ``path``, whole or not at all, questions in ``order``.
+    """Write ``steps.jsonl`` and ``totals.json`` from all records in ``path``, whole or not at all, questions in ``order``.
 
     Raises:
         UserError: a damaged record, fewer rollouts than ``best_of``, or a disk that refuses.
@@ -129,4 +143,5 @@ def write_steps(path: Path, order: Sequence[str], best_of: int, interval: str = 
         rows[question.id] = [step_row(question, r, best_of, interval) for r in question.responses]
         totals.add(question, rows[question.id])
     write_jsonl(path / STEPS_FILE, (row for name in order if name in rows for row in rows[name]))
+    write_atomic(path / TOTALS_FILE, [json.dumps(totals.report(), indent=1).encode() + b"\n"])
     return totals

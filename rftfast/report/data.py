@@ -107,11 +107,13 @@ class RunRef:
 
     ``path`` is relative to the study's folder. ``role``: ``train`` for the runs that training paths were selected from
     (distinct paths, exclusive shares), ``test`` for sampled evaluations (the histogram of distinct correct equation lists).
+    ``rollouts``: the run's directory of rollouts, relative, too, if it is not inside the run.
     """
 
     name: str
     path: str
     role: str = "train"
+    rollouts: str = ""
 
 
 @dataclass(frozen=True)

@@ -359,7 +359,7 @@
     const fill = () => {
       if (node.childElementCount > 1 || !node.open) return;
       const cut = sample.c === undefined ? null : make("p", "fine", `The first ${number(sample.t.length)} of ${number(sample.c)} characters.`);
-      const body = sample.e ? steps(sample.e) : prose("div", "text", sample.t, (sample.x ?? []).map(([a, b]) => [a, b, "false"]));
+      const body = sample.e ? steps(sample) : prose("div", "text", sample.t, (sample.x ?? []).map(([a, b]) => [a, b, "false"]));
       node.append(body, ...(cut ? [cut] : []));
     };
     node.addEventListener("toggle", fill);
@@ -371,10 +371,17 @@
   }
 
   // Values of single steps: how likely each leads to the right answer, and what it added.
-  function steps(values) {
+  const MARKS = { pit: "first pit: from here on nothing was right", spurious: "no progress" };
+  function steps({ e: values, t, x }) {
     const list = make("ol", "steps");
-    for (const { text, q, advantage } of values) {
-      const line = make("li", "", prose("span", "text", text));
+    const wrong = values.map((value) => value.text).join("") === t ? (x ?? []) : [];
+    let at = 0;
+    for (const { text, q, advantage, mark } of values) {
+      const end = at + text.length;
+      const inside = wrong.filter(([a, b]) => a < end && b > at).map(([a, b]) => [Math.max(a, at) - at, Math.min(b, end) - at, "false"]);
+      at = end;
+      const said = prose("span", "text", text.trimEnd(), inside);
+      const line = make("li", mark ?? "", make("div", "", said, mark ? make("small", "note", MARKS[mark]) : null));
       const meter = make("meter");
       if (q !== null) {
         meter.value = q;

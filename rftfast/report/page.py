@@ -20,6 +20,7 @@ from rftfast.report import figures, tables
 from rftfast.report.data import CURVES, REPORT_FILE, ROLES, CostRow, StudyData, read_study
 from rftfast.report.html import escape
 from rftfast.report.runs import RunView, read_runs
+from rftfast.report.steps import run_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def write_report(
     sources: Sequence[str | Path],
     out: str | Path | None = None,
     *,
+    rollouts: str | Path | None = None,
     questions: Sequence[Question] = (),
     most: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
@@ -52,8 +54,9 @@ def write_report(
     """Write the page of a study's folder, or of one or several run directories of the same questions.
 
     Args:
-        sources: a folder with a report.json (a study), or run directories.
+        sources: a folder with a report.json (a study), or run directories, or the directories of rollouts in these.
         out: the file; ``report.html`` in the folder itself by default, in the working directory for several.
+        rollouts: directory of rollouts of the one run; by default RUN/rollouts of each run, where it is there.
         questions: tell the questions' texts, where prompts are not plainly made of them (few-shot chat templates).
         most: samples a question whose text is in the page, kept ones first, 0 for all; by default all where the runs are
             small (64 MB), else 24.
@@ -67,15 +70,23 @@ def write_report(
         raise UserError("report: name a run directory or a study's folder")
     if most is not None and most < 0:
         raise UserError(f"report: samples is {most}; give 0 for all or a number above")
+    if rollouts is not None and len(paths) > 1:
+        raise UserError("report: --rollouts belongs to one run; name one, or put each run's into its folder")
+    runs = [run_of(path) for path in paths]
+    if len(paths) == 1 and runs != paths:
+        rollouts = rollouts or paths[0]
+    paths = runs
     study_here = [path for path in paths if (path / REPORT_FILE).is_file()]
     if study_here and len(paths) > 1:
         raise UserError(f"{study_here[0]} is a study; a report is of one study, or of runs")
+    if study_here and rollouts is not None:
+        raise UserError(f"{study_here[0]} is a study, which names its rollouts itself; leave --rollouts out")
     read = partial(read_runs, questions=questions, most=most, progress=progress)
     if study_here:
         study = read_study(paths[0])
         groups = _groups(paths[0], study, read)
     else:
-        views, overlap = read(paths)
+        views, overlap = read(paths, rollouts=None if rollouts is None else [rollouts])
         groups = [_Group("train", views, overlap)]
         study = _of_runs(views)
     target = Path(out) if out is not None else (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
@@ -94,7 +105,11 @@ def _groups(folder: Path, study: StudyData, read: Callable[..., Any]) -> list[_G
     for role in ROLES:
         refs = [run for run in study.runs if run.role == role]
         if refs:
-            views, overlap = read([folder / run.path for run in refs], [run.name for run in refs])
+            views, overlap = read(
+                [folder / run.path for run in refs],
+                [run.name for run in refs],
+                rollouts=[folder / run.rollouts if run.rollouts else None for run in refs],
+            )
             groups.append(_Group(role, views, overlap))
     return groups
 
@@ -128,7 +143,7 @@ def _of_runs(views: Sequence[RunView]) -> StudyData:
 
 
 def _page(study: StudyData, groups: Sequence[_Group]) -> str:
-    main = [_head(study), *_results(study, groups), *_figures(study, groups), *_cost(study, groups)]
+    main = [_head(study), *_results(study, groups), *_steps(groups), *_figures(study, groups), *_cost(study, groups)]
     if study.provenance:
         main.append(
             _section("provenance", "Provenance", _folded("How this was made", tables.provenance(study.provenance)))
@@ -179,6 +194,19 @@ def _results(study: StudyData, groups: Sequence[_Group]) -> list[str]:
         anchor = "results" if not study.table else f"sampling-{group.role}"
         parts.append(_section(anchor, title, tables.sampling(group.views) + f'<p class="fine">{note}</p>'))
     return parts
+
+
+def _steps(groups: Sequence[_Group]) -> list[str]:
+    views = [view for group in groups for view in group.views if view.steps is not None]
+    if not views:
+        return []
+    note = (
+        "From rollouts out of the middle of responses. First pit: the first step after which the chance of the right answer is "
+        "lowest. No progress: steps of responses with the right answer that did not raise the chance of it, though it was below 1; "
+        "of a handful of rollouts some do so by chance. Surely harmful: the whole 95 % interval of what the step added is "
+        "below 0. The steps themselves are shown in the samples below."
+    )
+    return [_section("steps", "Steps", tables.steps(views) + f'<p class="fine">{note}</p>')]
 
 
 def _figures(study: StudyData, groups: Sequence[_Group]) -> list[str]:

@@ -126,15 +126,16 @@ class QuestionPack:
         }
 
     def _choose(self, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], why: Mapping[int, Reason]) -> list[int]:
-        """Which samples are packed: the kept, those that once stood for their list, the first of each list, the others
-        in order, until there are enough. In order."""
+        """Which samples are packed: the kept, those with values of steps, those that once stood for their list, the first of
+        each list, the others in order, until there are enough. In order."""
         if not self._most or len(rows) <= self._most:
             return list(range(len(rows)))
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
 
         def rank(i: int) -> tuple[int, int]:
             stood = i in why and why[i].code in ("first", "farther")
-            return (0 if rows[i]["kept"] else 1 if stood else 2 if first[keys[i]] == i else 3), i
+            order = (rows[i]["kept"], rows[i].get("steps") is not None, stood, first[keys[i]] == i, True)
+            return order.index(True), i
 
         kept = sum(row["kept"] for row in rows)
         return sorted(sorted(range(len(rows)), key=rank)[: max(self._most, kept)])
@@ -144,7 +145,8 @@ class QuestionPack:
         length where it was cut, ``n`` tokens, ``f`` why it ended, ``p`` log-probability, ``k`` 1 if kept, ``w`` the reason as
         ``[code, other, own, against, replaced by]``, ``x`` the false equations' ``[start, end]``.
 
-        ``e``: the row's own ``steps``, a list of ``{"text", "q", "advantage"}``, where a run stores values of steps.
+        ``e``: the row's ``steps``, a list of ``{"text", "q", "advantage"}`` and perhaps ``mark`` (``pit``, ``spurious``), where
+        there are values of steps.
         """
         text = row["completion"]
         values: dict[str, Any] = {
@@ -197,6 +199,7 @@ def _steps(row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         isinstance(step, dict)
         and isinstance(step.get("text"), str)
         and all(step.get(name) is None or _number(step[name]) for name in ("q", "advantage"))
+        and step.get("mark", "pit") in ("pit", "spurious")
         for step in steps
     )
     if not good:
@@ -204,7 +207,13 @@ def _steps(row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
             f"question {row['question_id']!r}, sample {row['sample_index']}: 'steps' is no list of "
             '{"text": text, "q": number, "advantage": number}; mend or remove it'
         )
-    return [{name: step.get(name) for name in ("text", "q", "advantage")} for step in steps]
+    return [
+        {
+            **{name: step.get(name) for name in ("text", "q", "advantage")},
+            **{k: step[k] for k in ("mark",) if k in step},
+        }
+        for step in steps
+    ]
 
 
 def _cut(text: str) -> str:

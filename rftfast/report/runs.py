@@ -12,7 +12,9 @@ from rftfast.data.parts import part_paths
 from rftfast.data.records import Question
 from rftfast.data.run_index import RunIndex
 from rftfast.errors import UserError
+from rftfast.negatives.step_rows import StepTotals
 from rftfast.report.questions import QuestionPack, Samples
+from rftfast.report.steps import StepValues, rollouts_of
 from rftfast.select import KEYS, equation_key
 from rftfast.select.statistics import ModelStatistics, Overlap
 from rftfast.select.union import Candidate, Pool, PooledQuestion
@@ -26,7 +28,7 @@ _ALL = 64 * 10**6
 class RunView:
     """One run: ``statistics`` as ``ModelStatistics.report`` gives them, ``chances`` each question's share of samples with the
     right answer, ``pack`` as ``QuestionPack.finish`` gives it, ``manifest`` its run.json and ``metrics`` the lines of its
-    metrics.jsonl."""
+    metrics.jsonl. ``steps``: what its rollouts found, None without any."""
 
     name: str
     path: str
@@ -35,6 +37,7 @@ class RunView:
     pack: Mapping[str, Any]
     manifest: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
+    steps: StepTotals | None = None
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -52,20 +55,25 @@ def read_runs(
     paths: Sequence[str | Path],
     names: Sequence[str] | None = None,
     *,
+    rollouts: Sequence[str | Path | None] | None = None,
     questions: Sequence[Question] = (),
     most: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[list[RunView], Mapping[str, Any] | None]:
     """Runs over the same questions, and, of several, which equation lists each alone found (``Overlap.report``).
 
-    ``names``: what to call each; by default by its model, or by its folder where two have one model. ``questions`` tell
-    the texts of questions whose prompts do not.
+    ``names``: what to call each; by default by its model, or by its folder where two have one model. ``rollouts``: each run's
+    directory of rollouts; None: the one inside it, if there is one. ``questions`` tell the texts of questions whose prompts do
+    not.
     ``most``: see ``QuestionPack``; by default all samples of runs below ``_ALL`` bytes, else 24. ``progress`` is
     told of each question how many are done, of how many. Memory: the packed questions and one question with its paths.
 
     Raises:
-        UserError: no run, a damaged one, or runs that contradict one another on a gold solution.
+        UserError: no run, a damaged one, runs that contradict one another on a gold solution, or rollouts of another run.
     """
+    given = [None] * len(paths) if rollouts is None else rollouts
+    folders = [Path(g) if g else rollouts_of(Path(path)) for path, g in zip(paths, given, strict=True)]
+    values = [None if folder is None else StepValues(folder) for folder in folders]
     indexes = [RunIndex(path) for path in paths]
     if most is None:
         parts = [part for index in indexes for part in part_paths(index.path / "samples")]
@@ -92,11 +100,13 @@ def read_runs(
                 if by_run[name]:
                     chances[i].append(sum(c.right_answer for c in by_run[name]) / len(by_run[name]))
                     statistics[i].add(question, by_run[name])
-                    packs[i].add(_samples(question, indexes[i], found, i))
+                    packs[i].add(_samples(question, indexes[i], values[i], found, i))
             overlap.add(question, {name: candidates for name, candidates in by_run.items() if candidates})
     views = [
-        RunView(name, str(path), s.report(), c, pack.finish(), index.manifest, _metrics(Path(path)))
-        for name, path, s, c, pack, index in zip(called, paths, statistics, chances, packs, indexes, strict=True)
+        RunView(name, str(path), s.report(), c, pack.finish(), index.manifest, _metrics(Path(path)), v and v.totals)
+        for name, path, s, c, pack, index, v in zip(
+            called, paths, statistics, chances, packs, indexes, values, strict=True
+        )
     ]
     return views, overlap.report(called) if len(called) > 1 else None
 
@@ -110,14 +120,17 @@ def _names(indexes: Sequence[RunIndex], models: Sequence[str]) -> list[str]:
     return folders if not plain and len(set(folders)) == len(folders) else list(models)
 
 
-def _samples(question: PooledQuestion, index: RunIndex, found: Sequence[set[str]], run: int) -> Samples:
+def _samples(
+    question: PooledQuestion, index: RunIndex, values: StepValues | None, found: Sequence[set[str]], run: int
+) -> Samples:
     stored = index.read(question.id)
     also = {
         key: [other for other, theirs in enumerate(found) if other != run and key in theirs]
         for key in sorted(found[run])
     }
     text = question.user if question.user is not None else stored.prompt
-    return Samples(question.id, text, stored.gold, stored.samples, also)
+    rows = stored.samples if values is None else values.beside(question.id, stored.samples)
+    return Samples(question.id, text, stored.gold, rows, also)
 
 
 def _accepted(candidates: Sequence[Candidate], key: str) -> set[str]:

@@ -90,6 +90,43 @@ def sampling(views: Sequence[RunView]) -> str:
     return table(heads, lines, "Sampling")
 
 
+def steps(views: Sequence[RunView]) -> str:
+    """What rollouts said of the steps of responses, by run."""
+    heads = [
+        ("run", ""),
+        ("rollouts", "num"),
+        ("right, %", "num"),
+        ("wrong responses", "num"),
+        ("first pit at step 1", "num"),
+        ("step 2", "num"),
+        ("step 3", "num"),
+        ("later", "num"),
+        ("right responses", "num"),
+        ("their steps", "num"),
+        ("no progress, %", "num"),
+        ("surely harmful", "num"),
+    ]
+    lines = []
+    for view in views:
+        t = view.steps
+        assert t is not None
+        pits = [t.pits[1], t.pits[2], t.pits[3], sum(n for step, n in t.pits.items() if step > 3)]
+        lines.append(
+            [
+                escape(view.name),
+                count(t.rollouts),
+                percent(t.right_rollouts / t.rollouts) if t.rollouts else "",
+                count(t.wrong),
+                *(count(n) if t.wrong else "" for n in pits),
+                count(t.right),
+                count(t.right_steps) if t.right else "",
+                estimate(wilson(t.spurious / t.right_steps, t.right_steps)) if t.right_steps else "",
+                count(t.harmful) if t.right_steps else "",
+            ]
+        )
+    return table(heads, lines, "Steps")
+
+
 def cost(rows: Sequence[CostRow]) -> str:
     heads = [
         ("step", ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from rftfast.report.data import RunRef
 from rftfast.report.page import write_report
 from tests.made_runs import random_run
+from tests.negatives.hand_made import SLIP, make_rollouts, make_run, response, rolled, state
 from tests.report import chromium
 from tests.report.chromium import Chromium, Page
 from tests.report.examples import HOSTILE, hostile_run, paper_study, rich_run, with_steps
+from tests.report.test_steps import rolled_out
 
 _LIST = "[...document.querySelectorAll('#list a .what')].map((e) => e.textContent)"
 _DETAIL = "document.querySelector('#question').innerText"
@@ -258,6 +261,33 @@ def test_steps_are_drawn_with_their_values(browser: Chromium, tmp_path: Path) ->
         "First <<2+3=5>>50.62+0.12<b>then</b> 91.00−0.38unvalued"
     )
     assert page.errors() == []
+    page.close()
+
+
+def test_steps_from_rollouts_are_marked_in_words(browser: Chromium, tmp_path: Path) -> None:
+    page = _open(browser, write_report([rolled_out(tmp_path)]).path, "#q/0/0")
+    page.evaluate("document.querySelectorAll('.sample').forEach((e) => { e.open = true; })")
+    page.wait("document.querySelectorAll('.steps').length === 2")
+    notes = "[...document.querySelectorAll('.steps .note')].map((e) => [e.closest('li').querySelector('.text').textContent, e.textContent])"
+    assert sorted(page.evaluate(notes)) == [
+        ["Half <<5/2=2.5>>2.5", "first pit: from here on nothing was right"],
+        ["Sum <<2+3=5>>5", "no progress"],
+    ]
+    assert page.evaluate("document.querySelectorAll('.steps .false').length") == 0
+    assert page.errors() == []
+    page.close()
+
+
+def test_a_false_equation_is_marked_inside_its_step(browser: Chromium, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [("Add <<2+2=4>>4\n" + SLIP, "stop")])
+    shifted = rolled(response(2, states=(None, 0, 1)), states=[state("+++++"), state("-----")])
+    text = "Add <<2+2=4>>4\n" + SLIP
+    moved = replace(shifted.responses[0], sample_index=0, text=text, ends=(15, 15 + SLIP.index("\n") + 1, len(text)))
+    make_rollouts(run / "rollouts", replace(shifted, responses=(moved,)))
+    page = _open(browser, write_report([run]).path, "#q/0/0")
+    page.evaluate("document.querySelectorAll('.sample').forEach((e) => { e.open = true; })")
+    page.wait("document.querySelectorAll('.steps').length === 1")
+    assert page.evaluate("[...document.querySelectorAll('.steps .false')].map((e) => e.textContent)") == ["<<2+3=6>>"]
     page.close()
 
 
