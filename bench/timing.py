@@ -1,8 +1,9 @@
 """Timing one piece of device work: the median of many runs, caches cold, launch gaps left out.
 
-On a CUDA device a run is captured in a graph and replayed between two events, behind a write over twice the L2 cache,
-which both empties the cache and gives the host time to have the replay queued when it is due. On a CPU the host's clock
-is read around the run. Work that cannot be captured (it waits for its own results, say) is timed as launched.
+On a CUDA device a run is captured in a graph and replayed between two events, behind a write over several times the L2
+cache, which both empties the cache and takes longer than the host needs to have the replay queued when it is due. On a
+CPU the host's clock is read around the run. Work that cannot be captured (it waits for its own results, say) is timed as
+launched.
 """
 
 from __future__ import annotations
@@ -49,18 +50,16 @@ def _host(run: Callable[[], object], budget_s: float, least: int, most: int) -> 
 
 
 def _events(run: Callable[[], object], device: torch.device, budget_s: float, least: int, most: int) -> float:
-    size = 2 * torch.cuda.get_device_properties(device).L2_cache_size
-    sweep = torch.empty(max(size, 1 << 26), dtype=torch.uint8, device=device)
+    size = 4 * torch.cuda.get_device_properties(device).L2_cache_size
+    sweep = torch.empty(max(size, 1 << 28), dtype=torch.uint8, device=device)
 
     def timed(count: int) -> list[float]:
-        pairs = []
-        for _ in range(count):
+        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
+        for before, after in pairs:
             sweep.zero_()
-            before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             before.record()
             run()
             after.record()
-            pairs.append((before, after))
         torch.cuda.synchronize(device)
         return [before.elapsed_time(after) for before, after in pairs]
 
