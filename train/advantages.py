@@ -18,7 +18,7 @@ from rftfast.data.prompts import Template, load_template
 from rftfast.data.readers import Table, read_table
 from rftfast.errors import UserError
 from rftfast.train import job
-from rftfast.train.config import TrainConfig
+from rftfast.train.config import RftConfig, TrainConfig
 from rftfast.train.documents import Document, documents
 from rftfast.train.examples import Example, check_writable, example_of, filled, named_apart, stored_template
 from rftfast.train.job import Job, check_fits, check_folder, short_enough, told_template
@@ -27,15 +27,6 @@ from rftfast.train.preference_steps import Span, spans_of, weighted
 
 STEPS_FILE = "steps.jsonl"
 _ROLLOUTS = "rollouts"
-
-
-@dataclass(frozen=True)
-class RftConfig(TrainConfig):
-    """The trainer's options and the one of its own that rejection-sampling fine-tuning has."""
-
-    step_advantages: bool = False
-    """Learn from right and wrong responses alike, but only the steps that raised the chance of the right answer (advantage
-    above 0). The data is then a directory of rollouts (see 'rftfast rollout'), its run, or a file of its steps.jsonl's rows."""
 
 
 @dataclass(frozen=True)

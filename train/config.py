@@ -32,7 +32,7 @@ class TrainConfig:
     """Folder for checkpoints, metrics and the trained model; an unfinished one goes on."""
     prompt: str | None = None
     """Template (gsm8k, alpaca, chat, plain or a file) that questions are put in, and that is stored with the model.
-    Default: the one the run directory was sampled with; for question files gsm8k."""
+    Default: the one the run directory was sampled with; for question files the base model's own, else gsm8k."""
     limit: int | None = None
     """Only the first examples of the data."""
     drop_long: bool = False
@@ -96,7 +96,7 @@ class TrainConfig:
     export_dtype: DType = "auto"
     """Of the exported weights; auto is that of the base model's files."""
     tensorboard: bool = True
-    """Write no TensorBoard files. They are written where tensorboard is installed."""
+    """Write no TensorBoard files. By default they are written, if tensorboard is installed."""
     wandb: str | None = None
     """Also report to this Weights & Biases project."""
     dry_run: bool = False
@@ -135,6 +135,15 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """The fields that decide what is learned; a run goes on only with the same."""
         return {name: value for name, value in asdict(self).items() if name not in _FREE}
+
+
+@dataclass(frozen=True)
+class RftConfig(TrainConfig):
+    """The trainer's options and the one of its own that rejection-sampling fine-tuning has."""
+
+    step_advantages: bool = False
+    """Learn from right and wrong responses alike, but only the steps that raised the chance of the right answer (advantage
+    above 0). The data is then a directory of rollouts (see 'rftfast rollout'), its run, or a file of its steps.jsonl's rows."""
 
 
 # What may differ when a run goes on: where it runs, how it is watched, and names of what is compared by its content.

@@ -99,6 +99,11 @@ class _Encoder:
 
     def _rendered(self, example: Example, messages: tuple[dict[str, str], ...]) -> tuple[str, str]:
         """The chat template's text up to the assistant's turn, and that turn up to the end token."""
+        if not self._tokenizer.has_chat_template:
+            raise UserError(
+                f"{example.id}: the prompt is messages, and the model has no chat template; use a model that has one, or"
+                " texts (for questions, another --prompt)"
+            )
         prompt = self._tokenizer.chat(messages)
         turn = {"role": "assistant", "content": example.completion}
         whole = self._tokenizer.chat([*messages, turn], add_generation_prompt=False)

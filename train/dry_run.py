@@ -8,6 +8,7 @@ import os
 import torch
 from rich.console import Console
 
+from rftfast.train import segment_attention
 from rftfast.train.batch import collate
 from rftfast.train.config import TrainConfig
 from rftfast.train.job import Job, prepare
@@ -61,7 +62,9 @@ def show_job(job: Job) -> None:
     console = Console(highlight=False)
     for field in dataclasses.fields(config):
         console.print(f"  {field.name:<17} {getattr(config, field.name)}", soft_wrap=True, markup=False)
-    dtype = compute_dtype(config, choose_device(config))
+    device = choose_device(config)
+    dtype = compute_dtype(config, device)
+    attention = segment_attention.WORDS[segment_attention.backend(device.type, dtype)]
     learner = build(job.base, config, weights=False)
     rows = [row for step in job.planned() for row in step.rows(size)]
     filled = sum(row.tokens for row in rows)
@@ -81,7 +84,9 @@ def show_job(job: Job) -> None:
     )
     console.print(f"tokens     {job.useful_tokens:,} in all, {filled:,} positions computed{saved}")
     weights = sum(p.numel() for p in learner.parameters())
-    console.print(f"model      {weights:,} weights, computation in {str(dtype).removeprefix('torch.')}")
+    console.print(
+        f"model      {weights:,} weights, computation in {str(dtype).removeprefix('torch.')}, attention by {attention}"
+    )
     shards = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if config.shard == "node" else size
     estimate = estimate_memory(job, learner, dtype, size, shards)
     for what, amount in estimate.lines(config.cpu_offload).items():

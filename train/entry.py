@@ -32,19 +32,25 @@ def main(
 
     0: the model is there. 2: bad input, in one line on stderr. 128 + n: stopped by signal n, everything saved.
     """
-    from rftfast.train import job
     from rftfast.train.config import TrainConfig
-    from rftfast.train.dry_run import show_job
     from rftfast.train.options import parse
+
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        config = parse(options or TrainConfig, arguments, program=f"train/{method}.py", about=about)
+    except UserError as error:
+        return _end(f"error: {error}", 2, rank)
+
+    # After the options, so that --help and a wrong option do not wait for torch and transformers.
+    from rftfast.train import job
+    from rftfast.train.dry_run import show_job
     from rftfast.train.stop import Stopped
     from rftfast.train.trainer import run_job
 
-    rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(format="%(message)s", level=logging.WARNING if rank else logging.INFO)
     for noisy in ("httpx", "torch", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        config = parse(options or TrainConfig, arguments, program=f"train/{method}.py", about=about)
         prepared = (prepare or job.prepare)(config, method)
         if config.dry_run:
             show_job(prepared)

@@ -56,6 +56,12 @@ class StepMetrics:
         return f"loss {self.loss:.3f}"
 
 
+def check_reporters(config: TrainConfig) -> None:
+    """Before anything is loaded: UserError where what was asked for by name is not installed."""
+    if config.wandb is not None and importlib.util.find_spec("wandb") is None:
+        raise UserError("--wandb needs the package wandb; run: pip install wandb, or leave the option out")
+
+
 class MetricsWriter:
     """Writes to ``folder``; rows of steps after ``made`` (done again after a resume) are taken out first."""
 
@@ -65,10 +71,8 @@ class MetricsWriter:
         self._wandb: Any = None
         rows = [row for row in read_metrics(folder) if row["step"] <= made]
         write_atomic(self._file, (_line(row) for row in rows))
-        if config.tensorboard and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=made + 1)
+        if config.tensorboard:
+            self._board = _open_tensorboard(folder, made)
         if config.wandb is not None:
             self._wandb = _open_wandb(config, folder)
 
@@ -145,9 +149,16 @@ def _line(row: dict[str, Any]) -> bytes:
     return json.dumps(row).encode() + b"\n"
 
 
+def _open_tensorboard(folder: Path, made: int) -> Any:
+    if importlib.util.find_spec("tensorboard") is None:
+        _log.warning("no TensorBoard files: it is not installed (pip install 'rftfast[train]')")
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=made + 1)
+
+
 def _open_wandb(config: TrainConfig, folder: Path) -> Any:
-    if importlib.util.find_spec("wandb") is None:
-        raise UserError("--wandb needs the package wandb; run: pip install wandb, or leave the option out")
     import wandb
 
     # The same folder is the same run, so that one that goes on goes on there, too.

@@ -2,16 +2,28 @@
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rftfast.train.config import TrainConfig
+    from rftfast.train.job import Job
 
 # Before torch is loaded: threads that wait sleep soon instead of starving their partners (see docs/lab-book.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def main() -> int:
-    from rftfast.train import advantages, entry
+    from rftfast.train import entry
+    from rftfast.train.config import RftConfig
 
     about = "Fine-tune a base model on verified reasoning paths (rejection-sampling fine-tuning)."
-    return entry.main("rft", about, options=advantages.RftConfig, prepare=advantages.prepare)
+    return entry.main("rft", about, options=RftConfig, prepare=_prepare)
+
+
+def _prepare(config: "TrainConfig", method: str) -> "Job":
+    from rftfast.train import advantages
+
+    return advantages.prepare(config, method)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,18 @@ from __future__ import annotations
 import functools
 import importlib.util
 import itertools
-import logging
 from dataclasses import dataclass
 
 import torch
 
 from rftfast.errors import UserError
 
-_log = logging.getLogger(__name__)
-_WORDS = {
+WORDS = {
     "cpu": "torch's flash kernel, document by document",
     "torch": "torch's flash kernel for segments",
     "flash-attn": "flash-attn",
 }
+"""What a person is told of each backend."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,14 @@ class Segments:
 
 @functools.cache
 def backend(device: str, dtype: torch.dtype) -> str:
-    """Which backend serves a type of device and a dtype; logged when first asked. UserError where none does."""
+    """Which backend serves a type of device and a dtype; the trainer says it. UserError where none does."""
     if device == "cpu":
-        name = "cpu"
-    elif device != "cuda":
+        return "cpu"
+    if device != "cuda":
         raise UserError(f"packed attention runs on CPUs and CUDA, not on {device}; choose another device")
-    elif dtype not in (torch.bfloat16, torch.float16):
+    if dtype not in (torch.bfloat16, torch.float16):
         raise UserError(f"packed attention on CUDA needs bfloat16 or float16, not {str(dtype)[6:]}; train in bfloat16")
-    else:
-        name = "torch" if importlib.util.find_spec("flash_attn") is None else "flash-attn"
-    _log.info("attention over packed documents on %s: %s", device, _WORDS[name])
-    return name
+    return "torch" if importlib.util.find_spec("flash_attn") is None else "flash-attn"
 
 
 def forward(

@@ -16,13 +16,14 @@ from rich.console import Console
 from rftfast.data.atomic import append_whole
 from rftfast.data.lock import RunLock
 from rftfast.errors import UserError
+from rftfast.train import segment_attention
 from rftfast.train.batch import collate
 from rftfast.train.checkpoint import Checkpointer, Position
 from rftfast.train.config import TrainConfig
 from rftfast.train.export import export, export_dtype, whole_weights
 from rftfast.train.flops import Peak, Work
 from rftfast.train.job import Job, prepare
-from rftfast.train.metrics import MetricsWriter, StepMetrics, draw, memory, read_metrics
+from rftfast.train.metrics import MetricsWriter, StepMetrics, check_reporters, draw, memory, read_metrics
 from rftfast.train.model import Learner, build, compute_dtype
 from rftfast.train.optimizer import Optimizer, learning_rate
 from rftfast.train.packing import Row, Step, rows_for_rank
@@ -45,6 +46,7 @@ def train(config: TrainConfig, method: str) -> Path:
 
 def run_job(job: Job, kind: type[Trainer] | None = None) -> Path:
     """:func:`train` for a job that is prepared, with the trainer ``kind`` where it needs one of its own."""
+    check_reporters(job.config)
     with open_world(job.config) as world, contextlib.ExitStack() as stack:
         console = Console(quiet=not world.main, highlight=False)
         out = Path(job.config.out)
@@ -221,12 +223,13 @@ class Trainer:
         job, config, world = self.job, self.job.config, self.world
         weights = sum(p.numel() for p in self.learner.parameters())
         kind = str(self.dtype).removeprefix("torch.")
+        attention = segment_attention.WORDS[segment_attention.backend(world.device.type, self.dtype)]
         tokens = sum(step.tokens for step in job.planned())
         saved = f", {100 * (1 - tokens / job.useful_tokens):.0f} % of positions saved by shared prompts" * (
             tokens < job.useful_tokens
         )
         lines = {
-            "model": f"{config.model}: {weights / 1e6:,.0f} M weights; {kind}, master float32",
+            "model": f"{config.model}: {weights / 1e6:,.0f} M weights; {kind}, master float32; attention by {attention}",
             "data": f"{job.size} of {config.data}, {job.useful_tokens:,} tokens in all epochs{saved}",
             "steps": f"{job.steps:,} of {config.batch_size} {job.unit}, rows of at most {config.row_tokens:,} tokens",
             "device": f"{world.size} x {world.device.type}, peak {peak.per_second / 1e12:,.2f} TFLOP/s each ({peak.source})",

@@ -99,7 +99,7 @@ def test_conversations_go_through_the_chat_template(tokenizer):
     assert found.tokens[: found.prompt_length].tolist() == fed  # no BOS but the template's own
     assert found.tokens[-1] == chat.eos_id
     assert text_of(chat, found.tokens[found.prompt_length : -1]) == "12."
-    with pytest.raises(UserError, match="no chat template"):
+    with pytest.raises(UserError, match="a: the prompt is messages, and the model has no chat template"):
         documents([Example("a", prompt, "12.", "g")], tokenizer)
     changing = tokenizer_of(byte_level(), chat=CHAT.replace("<u>assistant:", "<u>assistant: think"))
     with pytest.raises(UserError, match="otherwise than it asks"):

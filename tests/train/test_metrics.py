@@ -1,16 +1,22 @@
-"""metrics.jsonl after a resume, TensorBoard where it is installed, and the curve."""
+"""metrics.jsonl after a resume, the line on the terminal, TensorBoard, Weights & Biases, and the curve."""
 
 import importlib.util
+import io
+import sys
+import types
 
 import pytest
+from rich.console import Console
 
 from rftfast.errors import UserError
-from rftfast.train.metrics import MetricsWriter, StepMetrics, draw, read_metrics
+from rftfast.train.config import TrainConfig
+from rftfast.train.metrics import MetricsWriter, StepMetrics, check_reporters, draw, read_metrics
+from rftfast.train.progress import ProgressBar
 from tests.train.tiny_run import config
 
 
-def row(step, loss=1.0):
-    return StepMetrics(step, 1 + step // 4, loss, 1e-3, 0.5, 2.0, 4, 100, 60, 90, 50.0, None, 1 << 20)
+def row(step, loss=1.0, mfu=None):
+    return StepMetrics(step, 1 + step // 4, loss, 1e-3, 0.5, 2.0, 4, 100, 60, 90, 50.0, mfu, 1 << 20)
 
 
 def test_rows_after_the_checkpoint_are_replaced(tmp_path):
@@ -37,11 +43,56 @@ def test_tensorboard(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
-def test_wandb_that_is_not_installed(tmp_path):
-    if importlib.util.find_spec("wandb") is not None:
-        pytest.skip("wandb is installed")
+def test_tensorboard_is_the_default_and_its_absence_is_said(tmp_path, monkeypatch, caplog):
+    assert TrainConfig("m", "d", "o").tensorboard
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
+    writer = MetricsWriter(tmp_path, config(tmp_path, tensorboard=True), 0)
+    writer.write(row(1))
+    writer.close()
+    assert "rftfast[train]" in caplog.text and [r["step"] for r in read_metrics(tmp_path)] == [1]
+
+
+def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_reporters(config(tmp_path))
     with pytest.raises(UserError, match="pip install wandb"):
-        MetricsWriter(tmp_path, config(tmp_path, wandb="p"), 0)
+        check_reporters(config(tmp_path, wandb="p"))
+
+
+def test_wandb_gets_each_step_of_one_run(tmp_path, monkeypatch):
+    """A stand-in for the package, which is not needed here."""
+    opened, logged, ended = [], [], []
+
+    def init(**settings):
+        opened.append(settings)
+        return types.SimpleNamespace(
+            log=lambda values, step: logged.append((step, values)), finish=lambda: ended.append(1)
+        )
+
+    module = types.ModuleType("wandb")
+    module.init = init
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for made in (0, 1):  # a run that goes on is the same one there
+        writer = MetricsWriter(tmp_path, config(tmp_path, wandb="mine"), made)
+        writer.write(row(made + 1))
+        writer.close()
+    assert [step for step, _ in logged] == [1, 2] and ended == [1, 1]
+    assert logged[0][1]["train/loss"] == 1.0 and "train/mfu" not in logged[0][1]
+    assert opened[0] == opened[1]
+    assert (opened[0]["project"], opened[0]["resume"], opened[0]["config"]["lr"]) == ("mine", "allow", 1e-2)
+
+
+def test_a_line_shows_what_people_watch():
+    said = io.StringIO()
+    bar = ProgressBar(Console(file=said, width=40), steps=3, made=0, tokens_left=300)
+    with bar:
+        bar.update(row(1, loss=1.5, mfu=0.42))
+        bar.update(row(2))  # too soon for another line
+        bar.update(row(3, loss=0.25))
+    first, last = said.getvalue().splitlines()
+    assert first == "1/3 loss 1.500, lr 1.0e-03, 50 tok/s, MFU 42 %, |g| 0.50, 0.0 GiB, ETA 0:00:04"
+    assert last == "3/3 loss 0.250, lr 1.0e-03, 50 tok/s, |g| 0.50, 0.0 GiB"
 
 
 def test_the_curve_of_one_and_of_many_steps(tmp_path):

@@ -12,15 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.tensor import DTensor
 
 from rftfast.errors import UserError
+from rftfast.train import parallel
 from rftfast.train.batch import collate
 from rftfast.train.job import prepare
 from rftfast.train.packing import rows_for_rank
 from rftfast.train.parallel import Accumulation, on_main, open_world
 from tests.train.steps import made_steps, sharded
-from tests.train.tiny_run import config, options
+from tests.train.tiny_run import config, metrics, options
 from tests.train.two_processes import WAYS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +87,11 @@ def test_two_processes_are_one(tmp_path):
         assert found.keys() == weights.keys()
         for name, weight in weights.items():
             torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=2e-5, msg=f"{way}: {name}")
+    runs = [tmp_path / name for name in ("stopped", "whole")]
+    curves = [[(row["step"], row["loss"], row["grad_norm"]) for row in metrics(run)] for run in runs]
+    assert len(curves[0]) == 9 and curves[0] == curves[1]  # stopped and gone on with on two processes: to the bit
+    ours, theirs = (load_file(run / "model" / "model.safetensors") for run in runs)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_ways_of_one_process_are_the_same(tmp_path):
@@ -149,6 +156,32 @@ def test_bf16_computes_on_a_float32_master(tmp_path):
         assert (
             {p.dtype for p in learner.parameters()} == {p.grad.dtype for p in learner.parameters()} == {torch.float32}
         )
+
+
+def test_offloaded_weights_make_the_same_steps(tmp_path, monkeypatch):
+    """FSDP's offload policy on the CPU, where there is no memory to pin: the path that weights and gradients take."""
+    plain = config(tmp_path, row_tokens=120, max_length=100)
+    made = []
+
+    def policy():
+        made.append(CPUOffloadPolicy(pin_memory=False))
+        return made[-1]
+
+    monkeypatch.setattr(parallel, "choose_device", lambda _: torch.device("cpu"))
+    monkeypatch.setattr(parallel, "CPUOffloadPolicy", policy)
+    found = []
+    for offload in (False, True):
+        job = prepare(dataclasses.replace(plain, cpu_offload=offload), "sft")
+        with open_world(job.config) as world:
+            found.append(made_steps(job, world))
+        assert bool(made) == offload
+    assert found[1][0] == found[0][0]
+    assert all(torch.equal(weight, found[0][1][name]) for name, weight in found[1][1].items())
+
+
+def test_nodes_of_different_sizes_are_refused(tmp_path):
+    with pytest.raises(UserError, match="3 processes, 2 on this node"):
+        parallel._mesh(config(tmp_path, shard="node"), torch.device("cpu"), 3, 2)
 
 
 def test_an_error_of_the_main_process_is_everyones(tmp_path):

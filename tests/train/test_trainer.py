@@ -178,7 +178,7 @@ def test_a_gradient_that_is_not_finite_stops_it(tmp_path, monkeypatch):
         train(config(tmp_path), "sft")
 
 
-def test_shared_prompts_cost_fewer_positions_and_lose_nothing(tmp_path):
+def test_shared_prompts_cost_fewer_positions_and_lose_nothing(tmp_path, capsys):
     rows = []
     for i in range(3):
         question = f"What is {i} plus {i}, and how would you go about finding that out?"
@@ -195,6 +195,7 @@ def test_shared_prompts_cost_fewer_positions_and_lose_nothing(tmp_path):
         assert model_template(tmp_path / f"out{together}" / "model").name == "gsm8k"  # told from the prompts
     plain, shared = found
     assert shared["tokens"] == plain["tokens"] and shared["positions"] < 0.5 * plain["positions"]
+    assert capsys.readouterr().out.count("% of positions saved by shared prompts") == 1
     assert shared["loss"] == pytest.approx(plain["loss"], rel=1e-5)
     assert shared["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-4)
 
