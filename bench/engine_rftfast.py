@@ -13,7 +13,7 @@ import torch
 from bench.job import WARM_UP_TOKENS, Job
 from bench.schema import Measure
 
-PROFILED_TOKENS = 24
+PROFILED_STEPS = 24
 
 
 @dataclass
@@ -98,7 +98,7 @@ def run(job: Job, share: bool) -> Measure:
             "dtype": sampler.dtype,
             "kernels": {op: name for op, (name, _) in sampler.decoder.ops.backends.items()},
             **parts,
-            **(_profile(sampler, job, prompts) if job.profile else {}),
+            **(_profile(sampler, job, prompts, rows) if job.profile else {}),
         },
     )
 
@@ -124,26 +124,51 @@ def _full_steps(clock: _Clock) -> tuple[int | None, float | None, dict[str, floa
     return rows, 1e3 * statistics.median(step[2] for step in full), {**parts, "host_share": 1 - device / total}
 
 
-def _profile(sampler: Any, job: Job, prompts: list[list[int]]) -> dict[str, Any]:
-    """The same prompts once more, few tokens each, under torch's profiler: how long the device had nothing to do between
-    its first and its last kernel, and which kernels took most of its time (name, share, times)."""
+def _profile(sampler: Any, job: Job, prompts: list[list[int]], rows: int | None) -> dict[str, Any]:
+    """``PROFILED_STEPS`` steps of ``rows`` rows, with no prompts in them, under torch's profiler: for how long the device had
+    nothing to do, and which kernels took most of its time (name, share, times)."""
     from torch.profiler import ProfilerActivity, profile
 
     from rftfast import SamplingParams
 
-    params = SamplingParams(
-        k=job.k, temperature=job.temperature, max_tokens=min(PROFILED_TOKENS, job.max_tokens), ignore_eos=True
-    )
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
-        sampler.generate(prompts, params)
+    with profile(activities=[ProfilerActivity.CUDA]):  # loading it takes longer than a step
         torch.cuda.synchronize()
-    return device_time(
-        [
-            (event.name, event.time_range.start, event.time_range.end)
-            for event in found.events()
-            if event.device_type == torch.autograd.DeviceType.CUDA
-        ]
-    )
+    recorder = profile(activities=[ProfilerActivity.CUDA])
+    seen = 0
+
+    def step(times: Any) -> None:
+        nonlocal seen
+        if seen == 0 and (times.decode_rows != rows or times.prefill_rows):
+            return
+        if seen == 0:
+            recorder.start()
+        if seen == PROFILED_STEPS:
+            torch.cuda.synchronize()
+            recorder.stop()
+        seen += 1
+
+    sampler.on_step = step
+    params = SamplingParams(k=job.k, temperature=job.temperature, max_tokens=job.max_tokens, ignore_eos=True)
+    enough = -(-(rows or 1) // job.k) + 1
+    sampler.generate(prompts[:enough], params)
+    sampler.on_step = None
+    if 0 < seen <= PROFILED_STEPS:
+        torch.cuda.synchronize()
+        recorder.stop()
+    events = [
+        (event.name, event.time_range.start, event.time_range.end)
+        for event in (recorder.events() if seen else ())
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    ]
+    return device_time(settled(events))
+
+
+def settled(events: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+    """Without those of the first quarter of the time: starting to record held the host up, and the device ran dry."""
+    if not events:
+        return []
+    first, last = min(event[1] for event in events), max(event[2] for event in events)
+    return [event for event in events if event[1] >= first + (last - first) / 4]
 
 
 def device_time(events: list[tuple[str, float, float]]) -> dict[str, Any]:

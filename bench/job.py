@@ -21,8 +21,8 @@ class Job:
     ``max_tokens`` new tokens; in verified mode a sample ends at an EOS id, at a stop string, or there.
     ``budget_s``: an engine that can stop itself does so after that many seconds and says how far it came. ``rows``: samples
     drawn at the same time where an engine can be told (None: what it does by itself). ``random_weights``: the model is a
-    shape (``shape:NAME``), its folder holds a config and no weights; each engine makes up its own. ``profile``: ours runs a
-    few steps more under torch's profiler.
+    shape (``shape:NAME``), its folder holds a config and no weights; each engine makes up its own. ``profile``: ours runs
+    once more, a few steps of it under torch's profiler.
     """
 
     engine: str

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import takewhile
@@ -81,20 +83,36 @@ def run_engine(job: Job, timeout_s: float) -> Measure | tuple[str, str]:
     return Measure(**{**found, "notes": tuple(found["notes"])})
 
 
-def measure_all(job: Job, engines: list[str], repeat: int, timeout_s: float) -> tuple[list[Row], dict[str, float]]:
+def measure_all(
+    job: Job, engines: list[str], repeat: int, timeout_s: float, limit_s: float = math.inf
+) -> tuple[list[Row], dict[str, float]]:
     """``repeat`` rounds over all engines (A B C A B C), and the matrix products of their steps in every round.
 
     ``job`` without its engine is what each engine gets. An engine that fails or cannot take part is not asked again.
+    ``timeout_s``: of each run; ``limit_s``: of all together.
     """
+    deadline = time.monotonic() + limit_s
+
+    def one(job: Job) -> Measure | tuple[str, str]:
+        left = deadline - time.monotonic()
+        return run_engine(job, min(timeout_s, left)) if left >= 1 else ("error", "no time was left for it")
+
     runs: dict[str, list[Measure]] = {engine: [] for engine in engines}
     failed: dict[str, tuple[str, str]] = {}
     products: dict[int, list[float]] = {}
+    rates = None
+    if job.device.startswith("cuda") and not job.verified:
+        answer = one(replace(job, engine=RATES))
+        if isinstance(answer, Measure):
+            rates = Rates(answer.extra["bandwidth"], answer.extra["flops"])
+        else:
+            _say(f"rates of the device: {answer[1]}")
     for number in range(repeat):
         for engine in engines:
             if engine in failed:
                 continue
             _say(f"round {number + 1} of {repeat}: {engine} …")
-            found = run_engine(replace(job, engine=engine), timeout_s)
+            found = one(replace(job, engine=engine))
             if isinstance(found, Measure):
                 runs[engine].append(found)
                 _say(f"  {found.tokens_per_s:.1f} tokens/s in {found.seconds:.1f} s")
@@ -104,7 +122,7 @@ def measure_all(job: Job, engines: list[str], repeat: int, timeout_s: float) -> 
         if job.device == "cpu":
             seen = {run.step_rows for group in runs.values() for run in group if run.step_rows}
             for rows in sorted(seen | {job.k}):
-                found = run_engine(replace(job, engine=MATMUL, k=rows, verified=False, golds=()), timeout_s)
+                found = one(replace(job, engine=MATMUL, k=rows, verified=False, golds=()))
                 if isinstance(found, Measure):
                     products.setdefault(rows, []).append(1e3 * found.seconds)
                 else:
@@ -122,20 +140,10 @@ def measure_all(job: Job, engines: list[str], repeat: int, timeout_s: float) -> 
     medians = {rows: statistics.median(times) for rows, times in products.items()}
     figures = {f"matrix products of a step of {rows} rows, ms": value for rows, value in medians.items()}
     least_s = None
-    if job.device.startswith("cuda") and not job.verified:
-        rates = _rates(job, timeout_s)
-        if rates is not None:
-            least_s = rates.seconds(_work(job))
-            figures |= {**rates.figures(), "the job at this device's rates, s": least_s}
+    if rates is not None:
+        least_s = rates.seconds(_work(job))
+        figures |= {**rates.figures(), "the job at this device's rates, s": least_s}
     return with_ratios(rows_out, OURS, medians, least_s), figures
-
-
-def _rates(job: Job, timeout_s: float) -> Rates | None:
-    found = run_engine(replace(job, engine=RATES), timeout_s)
-    if isinstance(found, Measure):
-        return Rates(found.extra["bandwidth"], found.extra["flops"])
-    _say(f"  rates of the device: {found[1]}")
-    return None
 
 
 def _work(job: Job) -> Work:
@@ -177,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="bf16", help="of ours and transformers (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=1, help="rounds over all engines; medians (default: %(default)s)")
     parser.add_argument("--budget-s", type=float, default=900.0, help="time limit of one run (default: %(default)s)")
+    parser.add_argument("--limit-s", type=float, help="time limit of all runs together, loading too")
     parser.add_argument("--json", type=Path, help="write the result here")
     return parser
 
@@ -214,6 +223,8 @@ def run(args: argparse.Namespace) -> Result:
     for name, least in (("k", 1), ("max_tokens", 1), ("threads", 1), ("repeat", 1), ("budget_s", 1)):
         if getattr(args, name) < least:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}: use at least {least}")
+    if args.limit_s is not None and args.limit_s < 1:
+        raise UserError(f"--limit-s is {args.limit_s:g}: use at least 1")
     if args.max_batch is not None and args.max_batch < 1:
         raise UserError(f"--max-batch is {args.max_batch}: use at least 1")
     if args.profile and args.device == "cpu":
@@ -259,7 +270,8 @@ def run(args: argparse.Namespace) -> Result:
     )
     # What else ran on the machine as this began: two spinning thread pools on few cores spoil every figure.
     load = os.getloadavg()[0]
-    rows, figures = measure_all(job, list(dict.fromkeys(engines)), args.repeat, args.budget_s + GRACE_S)
+    limit = math.inf if args.limit_s is None else args.limit_s
+    rows, figures = measure_all(job, list(dict.fromkeys(engines)), args.repeat, args.budget_s + GRACE_S, limit)
     settings: dict[str, Any] = {
         name: value for name, value in vars(args).items() if name not in ("json", "engines") and value is not None
     }

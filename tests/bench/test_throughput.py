@@ -7,14 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import throughput
-from bench.engine_rftfast import device_time
+from bench import engine_rftfast, throughput
+from bench.engine_rftfast import device_time, settled
 from bench.engines import ENGINES
 from bench.job import Job
 from bench.matmul import product_shapes, time_products
 from bench.prompts import build, random_prompts
+from bench.roofline import Rates
 from bench.schema import Measure, Result
 from bench.to_gguf import convert, interleave_rope
+from rftfast.engine.sampler import StepTimes
 from rftfast.errors import UserError
 from rftfast.models.shapes import SHAPES
 
@@ -260,6 +262,77 @@ def test_time_of_the_device():
     assert found["device_idle_share"] == pytest.approx(4 / 10)
     assert found["kernel_shares"][0] == ("a", pytest.approx(3 / 7), 2)
     assert device_time([])["device_idle_share"] is None
+    begun = [("a", 0.0, 1.0), ("a", 24.0, 30.0), ("b", 30.0, 60.0), ("b", 80.0, 100.0)]
+    assert settled(begun) == begun[2:] and settled([]) == []
+
+
+class _Steps:
+    """A sampler of which only ``on_step`` is known, and a profiler."""
+
+    def __init__(self, steps):
+        self.steps, self.on_step, self.said = steps, None, []
+
+    def generate(self, prompts, params):
+        self.said.append(("prompts", len(prompts)))
+        for rows, prefill in self.steps:
+            self.on_step(StepTimes(rows, prefill, 0.1, {}))
+
+    def __call__(self, activities):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def start(self):
+        self.said.append("start")
+
+    def stop(self):
+        self.said.append("stop")
+
+    def events(self):
+        return []
+
+
+@pytest.mark.parametrize(("full", "stops"), [(60, True), (10, True), (0, False)])
+def test_the_profile_is_of_full_steps(job, monkeypatch, full, stops):
+    sampler = _Steps([(0, 40), (6, 12), (4, 0), *[(6, 0)] * full, (2, 0)])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.profiler, "profile", sampler)
+    found = engine_rftfast._profile(sampler, job, [[1], [2], [3], [4]], 6)
+    assert found["device_idle_share"] is None
+    assert sampler.said == [("prompts", 3), *(["start", "stop"] if stops else [])]
+    assert sampler.on_step is None
+
+
+def test_a_time_limit_of_all_runs(job):
+    """What there is by then is the result."""
+    rows, figures = throughput.measure_all(job, ["transformers", "rftfast"], 1, 600, limit_s=1.2)
+    assert [row.status for row in rows] == ["error", "error"] and not figures
+    assert "its process was ended" in rows[0].notes[0] and "no time was left" in rows[1].notes[0]
+
+
+def test_rates_of_a_gpu_come_first(job, monkeypatch):
+    """Without them there is no bound, and the rest is as it is."""
+    asked = []
+
+    def run(job, _):
+        asked.append(job.engine)
+        extra = {"bandwidth": 1e9, "flops": 1e12}
+        return Measure(2.0, 6, 3, step_rows=3, extra=extra if job.engine == "rates" else {})
+
+    monkeypatch.setattr(throughput, "run_engine", run)
+    rows, figures = throughput.measure_all(replace(job, device="cuda"), ["rftfast"], 1, 9)
+    assert asked == ["rates", "rftfast"]
+    least = Rates(1e9, 1e12).seconds(throughput._work(job))
+    assert rows[0].of_roofline == pytest.approx(least / 2) and figures["copy bandwidth, GB/s"] == 1
+    monkeypatch.setattr(
+        throughput, "run_engine", lambda job, _: run(job, _) if job.engine != "rates" else ("error", "x")
+    )
+    rows, figures = throughput.measure_all(replace(job, device="cuda"), ["rftfast"], 1, 9)
+    assert rows[0].status == "ok" and rows[0].of_roofline is None and not figures
 
 
 @pytest.mark.parametrize(
@@ -269,6 +342,7 @@ def test_time_of_the_device():
         ["--k", "0"],
         ["--engines", ","],
         ["--max-batch", "0"],
+        ["--limit-s", "0"],
         ["--profile"],
         ["--model", "shape:smollm2-135m", "--prompt-tokens", "5", "--header-tokens", "5"],
         ["--model", "shape:smollm2-135m", "--prompt-tokens", "9000"],
