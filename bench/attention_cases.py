@@ -32,7 +32,8 @@ MODELS = ("llama-3.2-1b", "llama-7b", "qwen2.5-1.5b")
 
 @dataclass(frozen=True)
 class Heads:
-    """What of a model attention sees. ``positions``: its context, from which the engine's page tables have their width."""
+    """What of a model attention sees. ``positions``: its context (longer, where that is too short for the cases), from which
+    the engine's page tables and splits have their length."""
 
     head_dim: int
     kv_heads: int

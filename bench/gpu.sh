@@ -67,7 +67,8 @@ part() { # NAME SECONDS COMMAND...: {limit} in the command stands for what the p
     echo "$name: done in $((SECONDS - begin)) s"
   else
     failed=1
-    echo "$name: FAILED with status $status after $((SECONDS - begin)) s$([ $status -lt 124 ] || echo ' (ended)'); the last of $logs/$name.log:"
+    case $status in 124 | 137) how="was ended" ;; *) how="FAILED with status $status" ;; esac
+    echo "$name: $how after $((SECONDS - begin)) s; the last of $logs/$name.log:"
     tail -n 12 "$logs/$name.log" | sed 's/^/    /'
   fi
 }

@@ -70,6 +70,9 @@ def test_its_commands_are_understood(stand_in, tmp_path):
     from bench import kernels, throughput
 
     for line in script("--plan", python=stand_in, ASKED=str(tmp_path / "asked")).stdout.splitlines():
+        if " -k " in line:
+            file, word = line.split(" -x ")[1].split(" -k ")
+            assert f"def test_{word}" in (ROOT / file).read_text()
         for program, module in (("bench/throughput.py", throughput), ("bench/kernels.py", kernels)):
             if program in line:
                 args = module._parser().parse_args(line.split(program)[1].split())

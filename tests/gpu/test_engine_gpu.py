@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,18 @@ def test_most_steps_are_graphs(folder: Path) -> None:
     sampler.on_step = steps.append
     assert len(list(sampler.stream(requests()))) == 142
     assert len(launched) < len(steps) / 10, "steps that were not replayed"
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU")
+def test_the_second_device_from_another_thread(folder: Path) -> None:
+    """A thread begins with the first device as its current one, and Triton launches on that."""
+    base, _ = draw(folder, dtype="bf16", invariant=True)
+    with ThreadPoolExecutor(1) as pool:
+        sampler = Sampler.from_pretrained(
+            folder, device="cuda:1", dtype="bf16", invariant=True, max_running=48, kv_memory="64MiB"
+        )
+        found = pool.submit(lambda: {(g.name, g.sample_index): g for g in sampler.stream(requests())}).result()
+    assert_equal(found, base)
 
 
 def test_steps_do_not_grow_the_memory(folder: Path) -> None:
