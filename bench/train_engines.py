@@ -8,10 +8,11 @@ from bench.schema import Measure
 from bench.train_job import TrainJob
 
 OURS = "rftfast"
+OURS_FLOAT32 = "rftfast-float32"
 ENGINES = {
     OURS: "ours, bf16 where the processor multiplies it natively",
     "rftfast-compile": "the same with --compile",
-    "rftfast-float32": "ours, float32",
+    OURS_FLOAT32: "ours, float32",
     "hf-trainer-bf16": "transformers' Trainer, padded, bf16=True",
     "hf-trainer": "transformers' Trainer, padded, float32 (its default)",
     "trl-bf16": "TRL's SFTTrainer, packed, bf16=True",
@@ -29,7 +30,7 @@ def measure(job: TrainJob) -> Measure:
         options: dict[str, dict[str, Any]] = {
             OURS: {},
             "rftfast-compile": {"compile": True},
-            "rftfast-float32": {"dtype": "float32"},
+            OURS_FLOAT32: {"dtype": "float32"},
         }
         return train_ours.run(job, **options[job.engine])
     from bench import train_transformers

@@ -149,7 +149,8 @@ def shard(root: nn.Module, layers: list[nn.Module], world: World, config: TrainC
         if isinstance(module, FSDPModule):
             # The loss is divided by the global count of tokens already, so gradients are summed.
             module.set_force_sum_reduction_for_comms(True)
-            module.set_gradient_divide_factor(1.0)
+            if world.size > 1:  # one process divides by nothing, and a factor of 1 would cost it a pass
+                module.set_gradient_divide_factor(1.0)
     assert all(p.dtype == torch.float32 for p in root.parameters())
 
 

@@ -83,8 +83,14 @@ def test_curves_are_held_against_ours():
     def row(engine, losses):
         return train.Row.of(engine, [Measure(1.0, 1, 1, extra={"losses": losses})])
 
-    found = train.curves([row("rftfast", [2.0, 1.0]), row("hf-trainer", [2.0, 1.01]), row("trl-bf16", [9.0, 9.0])])
-    assert list(found.values()) == pytest.approx([1.0])
+    rows = [row("rftfast", [2.0, 1.0]), row("hf-trainer", [2.0, 1.01]), row("trl-bf16", [9.0, 9.0])]
+    assert list(train.curves(rows).values()) == pytest.approx([1.0])
+    rows += [row("hf-trainer-bf16", [2.04, 1.0]), row("rftfast-float32", [2.0, 1.01])]
+    assert train.curves(rows) == {  # each with ours of its precision
+        "loss of hf-trainer differs from rftfast-float32's at most by, %": 0,
+        "loss of hf-trainer-bf16 differs from rftfast's at most by, %": pytest.approx(2.0),
+        "loss of rftfast-float32 differs from rftfast's at most by, %": pytest.approx(1.0),
+    }
     assert train.curves([row("hf-trainer", [1.0])]) == {}
 
 
