@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -103,13 +104,23 @@ def run_engine(job: Any, timeout_s: float, worker: Path = WORKER) -> Measure | t
     return Measure(**{**found, "notes": tuple(found["notes"])})
 
 
-def measure_all(job: Any, engines: list[str], repeat: int, timeout_s: float, worker: Path = WORKER) -> list[Row]:
-    """``repeat`` rounds over all engines (A B C A B C). An engine that fails or cannot take part is not asked again."""
+def measure_all(
+    job: Any,
+    engines: list[str],
+    repeat: int,
+    timeout_s: float,
+    worker: Path = WORKER,
+    once: Collection[str] = (),
+) -> list[Row]:
+    """``repeat`` rounds over all engines (A B C A B C), those of ``once`` in the first alone.
+
+    An engine that fails or cannot take part is not asked again.
+    """
     runs: dict[str, list[Measure]] = {engine: [] for engine in engines}
     failed: dict[str, tuple[str, str]] = {}
     for number in range(repeat):
         for engine in engines:
-            if engine in failed:
+            if engine in failed or (number and engine in once):
                 continue
             _say(f"round {number + 1} of {repeat}: {engine} …")
             found = run_engine(replace(job, engine=engine), timeout_s, worker)
@@ -151,8 +162,11 @@ def run(args: argparse.Namespace) -> Result:
     """Resolve the arguments, measure, and put the result together. Raises ``UserError`` for what cannot be used."""
     from rftfast.errors import UserError
 
-    engines = list(dict.fromkeys(name.strip() for name in args.engines.split(",") if name.strip()))
-    unknown = sorted(set(engines) - set(ENGINES))
+    engines, once = (
+        list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+        for names in (args.engines, args.once)
+    )
+    unknown = sorted({*engines, *once} - set(ENGINES))
     if unknown or not engines:
         raise UserError(f"unknown engines {', '.join(unknown) or '(none given)'}: choose of {', '.join(ENGINES)}")
     for name, least in (("batch", 1), ("micro_batch", 1), ("steps", 1), ("warm_up", 0), ("threads", 1), ("repeat", 1)):
@@ -163,7 +177,7 @@ def run(args: argparse.Namespace) -> Result:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="rftfast-bench-") as folder:
         job = build(args, Path(folder))
-        rows = measure_all(job, engines, args.repeat, args.timeout_s)
+        rows = measure_all(job, engines, args.repeat, args.timeout_s, once=once)
     lengths = [len(tokens) for tokens, _ in job.documents]
     settings: dict[str, Any] = {k: v for k, v in vars(args).items() if k not in ("json", "engines") and v is not None}
     return Result(
@@ -205,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeat", type=int, default=1, help="rounds over all trainers; medians (default: %(default)s)"
     )
+    parser.add_argument("--once", default="", help="trainers of the first round alone (slow ones)")
     parser.add_argument("--timeout-s", type=float, default=3600.0, help="of one trainer (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the result here")
     return parser

@@ -79,6 +79,19 @@ def test_failing_trainer_is_a_row(job, tmp_path):
     assert "nothing" in row.notes[0]
 
 
+def test_rounds_and_what_is_measured_once(job, monkeypatch):
+    asked = []
+
+    def run_engine(job, timeout_s, worker):
+        asked.append(job.engine)
+        return Measure(1.0, 100, 1, extra={})
+
+    monkeypatch.setattr(train, "run_engine", run_engine)
+    rows = train.measure_all(job, ["rftfast", "trl-bf16"], 2, 1.0, once=["trl-bf16"])
+    assert asked == ["rftfast", "trl-bf16", "rftfast"]
+    assert [len(row.runs) for row in rows] == [2, 1]
+
+
 def test_curves_are_held_against_ours():
     def row(engine, losses):
         return train.Row.of(engine, [Measure(1.0, 1, 1, extra={"losses": losses})])
