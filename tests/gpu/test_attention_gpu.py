@@ -70,7 +70,7 @@ class Batch:
     def attend(self, plan: WorkPlan, rows: int) -> torch.Tensor:
         q = self.q
         if rows > len(q):
-            q = torch.cat([q, torch.full_like(q[: rows - len(q)], torch.nan)])
+            q = torch.cat([q, q.new_full((rows - len(q), *q.shape[1:]), torch.nan)])
         out = torch.full((rows, self.q[0].numel()), torch.nan, dtype=self.q.dtype, device=GPU)
         return attention.triton(q, self.pool, 0, plan, self.head_dim**-0.5, out)
 
