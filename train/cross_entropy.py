@@ -3,17 +3,22 @@
 For a chunk, logits are computed, turned in place into the gradient of the loss with respect to them, and multiplied at once
 into the gradients of hidden states and weight, all in the forward pass; backward only scales. So each logit is computed once,
 and what is kept are gradients of the operands' own size. Products run in the operands' dtype; softmax, loss and the sum of
-the weight's gradient over chunks in float32 (float64 for float64).
+the weight's gradient over chunks in float32 (float64 for float64). On GPUs a Triton kernel turns a chunk's logits into losses and
+derivatives in place; elsewhere torch does, block by block.
 
 Names: N tokens, V vocabulary, d hidden width; a trailing ``_V`` marks what has a vocabulary's width.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from rftfast.ops import softmax_loss
 
 IGNORED = -100
 """The label of a token without loss."""
@@ -21,8 +26,8 @@ IGNORED = -100
 # Bytes of the chunk's logits. Each chunk costs a pass over the weight's float32 gradient, so chunks are large on CPUs, too.
 _CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 128 << 20}
 # Bytes of a block's float32 softmax, and of a tile of the weight's gradient: on a CPU they are to stay in the second-level
-# cache while they are worked on, a GPU wants one launch a chunk.
-_BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 1 << 40}
+# cache while they are worked on, a GPU wants few launches a chunk.
+_BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 128 << 20}
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,14 @@ class Transform:
 
 
 PLAIN = Transform()
+
+
+@functools.cache
+def backend(device: str, dtype: torch.dtype) -> str:
+    """What turns products into losses on a type of device: ``triton`` on GPUs where it is installed, else ``torch``."""
+    if device != "cuda" or dtype == torch.float64 or importlib.util.find_spec("triton") is None:
+        return "torch"
+    return "triton"
 
 
 def linear_cross_entropy(
@@ -155,6 +168,7 @@ class _Chunks:
         self.weight, self.bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
         self.weight_dtype, self.bias_dtype = weight.dtype, None if bias is None else bias.dtype
         self.wide = _wide(hidden.dtype)
+        self.backend = backend(hidden.device.type, hidden.dtype)
         kind = "cpu" if hidden.device.type == "cpu" else "cuda"
         vocabulary = len(weight)
         tokens = max(1, len(labels))
@@ -175,7 +189,7 @@ class _Chunks:
             d_weight.zero_()
         d_bias = hidden.new_zeros(len(weight), dtype=self.wide) if want_bias else None
         logits_V = hidden.new_empty(self.chunk, len(weight))
-        wide_V = hidden.new_empty(self.block, len(weight), dtype=self.wide)
+        wide_V = None if self.backend == "triton" else hidden.new_empty(self.block, len(weight), dtype=self.wide)
         for start in range(0, count, self.chunk):
             rows = slice(start, min(start + self.chunk, count))
             chunk_V = logits_V[: rows.stop - start]
@@ -218,9 +232,19 @@ class _Chunks:
                 tile.add_(product)
 
     def _losses(
-        self, chunk_V: torch.Tensor, labels: torch.Tensor, nll: torch.Tensor, wide_V: torch.Tensor, *, gradient: bool
+        self,
+        chunk_V: torch.Tensor,
+        labels: torch.Tensor,
+        nll: torch.Tensor,
+        wide_V: torch.Tensor | None,
+        *,
+        gradient: bool,
     ) -> None:
         """Write ``nll``; with ``gradient``, turn the products in ``chunk_V`` into the derivatives of nll by them."""
+        if wide_V is None:
+            scale, softcap = self.transform.scale, self.transform.softcap
+            softmax_loss.triton(chunk_V, labels, nll, gradient=gradient, scale=scale, softcap=softcap)
+            return
         for start in range(0, len(labels), self.block):
             rows = slice(start, start + self.block)
             block_V, label = chunk_V[rows], labels[rows, None]

@@ -16,7 +16,7 @@ from rich.console import Console
 from rftfast.data.atomic import append_whole
 from rftfast.data.lock import RunLock
 from rftfast.errors import UserError
-from rftfast.train import segment_attention
+from rftfast.train import cross_entropy, segment_attention
 from rftfast.train.batch import collate
 from rftfast.train.checkpoint import Checkpointer, Position
 from rftfast.train.config import TrainConfig
@@ -224,12 +224,13 @@ class Trainer:
         weights = sum(p.numel() for p in self.learner.parameters())
         kind = str(self.dtype).removeprefix("torch.")
         attention = segment_attention.WORDS[segment_attention.backend(world.device.type, self.dtype)]
+        losses = cross_entropy.backend(world.device.type, self.dtype)
         tokens = sum(step.tokens for step in job.planned())
         saved = f", {100 * (1 - tokens / job.useful_tokens):.0f} % of positions saved by shared prompts" * (
             tokens < job.useful_tokens
         )
         lines = {
-            "model": f"{config.model}: {weights / 1e6:,.0f} M weights; {kind}, master float32; attention by {attention}",
+            "model": f"{config.model}: {weights / 1e6:,.0f} M weights; {kind}, master float32; attention by {attention}, losses by {losses}",
             "data": f"{job.size} of {config.data}, {job.useful_tokens:,} tokens in all epochs{saved}",
             "steps": f"{job.steps:,} of {config.batch_size} {job.unit}, rows of at most {config.row_tokens:,} tokens",
             "device": f"{world.size} x {world.device.type}, peak {peak.per_second / 1e12:,.2f} TFLOP/s each ({peak.source})",

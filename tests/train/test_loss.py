@@ -92,6 +92,38 @@ def test_bf16_products_with_float32_sums():
     assert torch.autograd.grad(mixed, weight)[0].dtype == torch.float32
 
 
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
+@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+def test_the_kernel_of_gpus_is_exact_too(monkeypatch, bias, transform):
+    """In Triton's interpreter where there is no GPU."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from tests.triton_device import DEVICE
+
+    operands, labels, weights = made(torch.float32, bias=bias)
+    more = {"bias": operands[2] if bias else None, "transform": transform}
+    want = (plain(operands, labels, transform) * weights).sum()
+    want_grads = torch.autograd.grad(want, operands)
+    monkeypatch.setattr(cross_entropy, "backend", lambda device, dtype: "triton")
+    monkeypatch.setattr(cross_entropy, "_CHUNK_BYTES", dict.fromkeys(("cpu", "cuda"), 4 * 101 * 20))
+    there = [x.detach().to(DEVICE).requires_grad_() for x in operands]
+    more["bias"] = there[2] if bias else None
+    fused = linear_cross_entropy(*there[:2], labels.to(DEVICE), token_weights=weights.to(DEVICE), **more)
+    by_token = -(token_logprobs(*there[:2], labels.to(DEVICE), **more) * weights.to(DEVICE)).sum()
+    for got in (fused, by_token):
+        assert abs(got.item() - want.item()) < 2e-6 * want.item()
+        for a, b in zip(torch.autograd.grad(got, there), want_grads, strict=True):
+            assert (a.cpu() - b).norm() < 2e-6 * b.norm()
+
+
+def test_who_computes_the_losses(monkeypatch):
+    choose = cross_entropy.backend.__wrapped__
+    monkeypatch.setattr(cross_entropy.importlib.util, "find_spec", lambda name: object())
+    assert [choose("cuda", torch.bfloat16), choose("cuda", torch.float64)] == ["triton", "torch"]
+    assert choose("cpu", torch.bfloat16) == "torch"
+    monkeypatch.setattr(cross_entropy.importlib.util, "find_spec", lambda name: None)
+    assert choose("cuda", torch.bfloat16) == "torch"
+
+
 def test_no_labels_no_loss():
     operands, labels, _ = made(torch.float32)
     loss = linear_cross_entropy(*operands, torch.full_like(labels, -100))
