@@ -140,9 +140,8 @@ def run_trl(job: PairJob, *, bf16: bool, online: bool) -> Measure:
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(job.model)
     if tokenizer.eos_token is None:
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(
-            0
-        )  # texts are tokens already; it wants some token to pad with
+        # Texts are tokens already; it wants some token to pad with.
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(0)
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     with tempfile.TemporaryDirectory(prefix="rftfast-bench-") as folder:
         arguments = DPOConfig(

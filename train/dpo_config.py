@@ -8,7 +8,7 @@ from typing import Any
 
 from rftfast.errors import UserError
 from rftfast.train.config import Schedule, TrainConfig
-from rftfast.train.preference_loss import Loss, Objective
+from rftfast.train.objective import Loss, Objective
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from torch import nn
 
 from rftfast.train.attention import use_packed_attention
 from rftfast.train.documents import Document
+from rftfast.train.objective import Objective
 from rftfast.train.packing import Row
 from rftfast.train.preference_batch import collate_pairs
 from rftfast.train.preference_documents import Pair
-from rftfast.train.preference_loss import Objective, PairLoss, Sums, completion_logprobs
+from rftfast.train.preference_loss import PairLoss, Sums, completion_logprobs
 from rftfast.train.preference_packing import PairUnit, pair_units
 from tests.train.made import VOCABULARY, tiny
 
