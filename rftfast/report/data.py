@@ -24,8 +24,8 @@ from rftfast.errors import UserError
 REPORT_FILE = "report.json"
 FORMAT = 1
 
-CURVES = ("loss", "fraction", "k", "gain")
-LOGARITHMIC = ("fraction", "k")
+CURVES = ("loss", "fraction", "problems", "k", "gain")
+LOGARITHMIC = ("fraction", "problems", "k")
 ROLES = ("train", "test")
 
 
@@ -86,6 +86,8 @@ class Series:
     name: str
     points: tuple[Point, ...]
     fit: Fit | None = None
+    note: str = ""
+    """What the caption says of it."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ class StudyData:
     """A study's report.
 
     ``curves``: by name, ``loss`` (x: pre-training loss in nats; y: accuracy; Figure 2 of arXiv 2308.01825), ``fraction``
-    (x: the share of the training questions, 1/32 to 1; y: accuracy; Figure 3), ``k`` (x: samples a question; y: accuracy
+    (x: the share of the training questions, 1/32 to 1; y: accuracy; Figure 3), ``problems`` (x: how many training problems; y:
+    accuracy; the efficiency of arXiv 2406.14532 is a horizontal distance here), ``k`` (x: samples a question; y: accuracy
     after training on what they gave), ``gain`` (x: distinct paths a question; y: accuracy over SFT's, as a difference of shares).
     ``notices`` stand at the top of the page: steps that failed or have not run, say. ``provenance``: commit, seeds, device,
     command and so on, in order.

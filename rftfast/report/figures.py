@@ -28,6 +28,12 @@ _CURVES = {
         "share of the training questions",
         "maj1@1, %",
     ),
+    "problems": (
+        "Accuracy against training problems",
+        "Each step to the right doubles the problems; what lies to the left of another curve does with fewer.",
+        "training problems",
+        "maj1@1, %",
+    ),
     "k": (
         "Accuracy against samples drawn",
         "After training on the distinct paths among k samples a question.",
@@ -64,7 +70,7 @@ def curve(name: str, series: Sequence[Series]) -> str:
     y = linear(y_label, heights, zero=min(heights) < 0.35 * max(heights), scale=100, most=1.0)
     if name == "fraction":
         x: Axis = logarithmic(x_label, [(value, _fraction(value)) for value in xs])
-    elif name == "k":
+    elif log:
         x = logarithmic(x_label, [(value, f"{value:g}") for value in xs])
     else:
         x = linear(x_label, xs, zero=False)
@@ -75,6 +81,7 @@ def curve(name: str, series: Sequence[Series]) -> str:
     told = [
         f"{escape(each.name)}: {escape(each.fit.text)}" for each in series if each.fit is not None and each.fit.text
     ]
+    told += [f"{escape(each.name)}: {escape(each.note)}" for each in series if each.note]
     rows = [
         [
             escape(f"{each.name} {p.label}".strip()),

@@ -1,7 +1,8 @@
 """What a step costs, as far as that can be told before it has run: operations, and GPU-hours at the roofline.
 
 Counts that are not known yet are the paper's (arXiv 2308.01825): lengths of GSM8K, and distinct paths a question by the number
-of samples (Tables 2 and 5). A step whose model or questions cannot be looked at costs nothing here and says so.
+of samples (Tables 2 and 5). A step whose model or questions cannot be looked at costs nothing here and says so, and so do
+rollouts, and pairs that are not made yet: how many there are depends on what the model gets wrong.
 """
 
 from __future__ import annotations
@@ -63,6 +64,12 @@ def cost_of(step: Step, graph: Mapping[str, Step]) -> Cost:
         count, prompt, solution = _rows(step, graph)
         rows = Rows(count, prompt, solution)
         return _cost(training(kind, found, rows, option("epochs"), gpu)) if count else Cost()
+    if kind == "dpo":
+        (path,) = step.inputs["data"]
+        count, prompt, solution = _count(step, "data", path, graph)
+        # Two completions a pair; the reference takes one more forward pass, a third of what an epoch takes.
+        pairs = Rows(2 * count, prompt, solution)
+        return _cost(training(kind, found, pairs, option("epochs") + 1 / 3, gpu)) if count else Cost()
     count, prompt, solution = _questions(step, "questions", graph)
     if option("limit"):
         count = min(count, option("limit"))

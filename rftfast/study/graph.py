@@ -98,6 +98,8 @@ def _references(spec: StepSpec, specs: dict[str, StepSpec], source: str) -> list
 
 def _given(spec: StepSpec, key: str, source: str) -> list[str]:
     value: Any = spec.options.get(key)
+    if value is None and key in KINDS[spec.kind].optional:
+        return []
     values: list[Any] = value if isinstance(value, list) else [value]
     if len(values) > 1 and not KINDS[spec.kind].inputs[key]:
         raise UserError(f"{source}: step {spec.name}: {key} takes one, {len(values)} are given")

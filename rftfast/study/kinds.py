@@ -37,7 +37,7 @@ FREE = frozenset(("threads", "kv_memory", "checkpoint_every", "keep", "tensorboa
 class Kind:
     """One kind of step.
 
-    ``inputs``: option name -> whether several may be given. ``labels``: keys that are for the tables alone. ``product``:
+    ``inputs``: option name -> whether several may be given; those in ``optional`` may be left out. ``labels``: keys that are for the tables alone. ``product``:
     what ``$step`` stands for, relative to the step's folder. ``module`` and ``words`` begin the command;
     ``positional`` names the inputs that have no flag, ``out`` is the flag for what is made and ``target`` its value,
     relative to the step's folder.
@@ -56,6 +56,7 @@ class Kind:
     extra: tuple[tuple[str, str], ...] = ()
     """More flags with a file in the step's folder as their value."""
     labels: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     def command(self, inputs: Mapping[str, Sequence[str]], options: Mapping[str, Any], folder: Path) -> list[str]:
         """The command that makes the step in ``folder``. ``processes`` (training) goes to torchrun."""
@@ -104,16 +105,21 @@ def _of_command(module: str, function: str, without: str) -> Callable[[], Option
     return read
 
 
-def _of_training() -> Options:
-    from rftfast.train.config import TrainConfig
+def _of_training(module: str, name: str, without: str = "") -> Callable[[], Options]:
+    """The fields of a training configuration but for those in ``without``."""
 
-    hints = typing.get_type_hints(TrainConfig)
-    found = {
-        f.name: Option(_plain(hints[f.name]), f.default)
-        for f in dataclasses.fields(TrainConfig)
-        if f.name not in ("model", "data", "out", "dry_run")
-    }
-    return found | {"processes": Option(int, 1)}
+    def read() -> Options:
+        config = getattr(__import__(module, fromlist=[name]), name)
+        hints = typing.get_type_hints(config)
+        left_out = ("model", "data", "out", "dry_run", *without.split())
+        found = {
+            f.name: Option(_plain(hints[f.name]), f.default)
+            for f in dataclasses.fields(config)
+            if f.name not in left_out
+        }
+        return found | {"processes": Option(int, 1)}
+
+    return read
 
 
 def _plain(kind: Any) -> Any:
@@ -125,6 +131,7 @@ def _plain(kind: Any) -> Any:
 
 _CLI, _STEPS = "rftfast.cli.main", "rftfast.study.steps"
 _LABELS = ("row", "group", "series", "at", "pair", "note")
+_SUPERVISED = _of_training("rftfast.train.config", "TrainConfig")
 
 KINDS = {
     kind.name: kind
@@ -153,7 +160,7 @@ KINDS = {
             "rftfast.train.sft",
             (),
             {"model": False, "data": False},
-            _of_training,
+            _SUPERVISED,
             "out/model",
             target="out",
         ),
@@ -174,17 +181,17 @@ KINDS = {
             "rftfast.train.sft",
             (),
             {"model": False, "data": False},
-            _of_training,
+            _SUPERVISED,
             "out/model",
             target="out",
         ),
         Kind(
             "rft",
-            "fine-tuning on gold solutions and kept paths",
+            "fine-tuning on gold solutions and kept paths, or on the steps that helped",
             "rftfast.train.rft",
             (),
             {"model": False, "data": False},
-            _of_training,
+            _of_training("rftfast.train.config", "RftConfig"),
             "out/model",
             target="out",
         ),
@@ -207,6 +214,41 @@ KINDS = {
             _of_command("rftfast.study.steps", "select", "runs out"),
             "rft.jsonl",
             positional=("runs",),
+        ),
+        Kind(
+            "rollout",
+            "values of the steps of a run's responses",
+            _CLI,
+            ("rollout",),
+            {"run": False},
+            _of_command("rftfast.cli.rollout", "rollout", "run model questions out dry_run"),
+            "rollouts",
+            target="rollouts",
+            positional=("run",),
+            labels=("row", "group", "pair"),
+        ),
+        Kind(
+            "pairs",
+            "preference pairs of a run, by its answers or by its rollouts",
+            _CLI,
+            ("pairs",),
+            {"run": False, "rollouts": False},
+            _of_command("rftfast.cli.pairs", "pairs", "run rollouts out"),
+            "pairs.jsonl",
+            target="pairs.jsonl",
+            positional=("run",),
+            optional=("rollouts",),
+        ),
+        Kind(
+            "dpo",
+            "training on preference pairs",
+            "rftfast.train.dpo",
+            (),
+            {"model": False, "data": False},
+            _of_training("rftfast.train.dpo_config", "PreferenceConfig", "reference"),
+            "out/model",
+            target="out",
+            extra=(("--reference", "reference"),),
         ),
         Kind(
             "eval",
@@ -238,7 +280,7 @@ def check_options(kind: Kind, options: Mapping[str, Any], where: str) -> None:
             wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[known[name].type]
             raise UserError(f"{where}: {name} is {value!r}; {wanted} is wanted")
     for name in kind.inputs:
-        if not options.get(name):
+        if not options.get(name) and name not in kind.optional:
             raise UserError(f"{where}: {name!r} is missing; name a step ($name) or what it is otherwise")
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rftfast.errors import UserError
-from rftfast.evaluate.intervals import Interval
+from rftfast.evaluate.intervals import Interval, wilson
 from rftfast.evaluate.outcomes import run_folders
 from rftfast.evaluate.paired import Comparison, compare, difference
 from rftfast.evaluate.scores import ModelScores, Score, score_runs
+from rftfast.negatives.step_rows import TOTALS_FILE
 from rftfast.study.graph import Step
 from rftfast.study.state import DONE, State
 from rftfast.study.student import mean_interval
@@ -100,6 +101,58 @@ class Row:
         values = [getattr(e.data, field) for e in self.evaluations if e.data is not None]
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known and len(known) == len(self.evaluations) else None
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """What rollouts said of the steps of one row's right answers, once for each seed. ``totals``: as ``totals.json`` has them."""
+
+    group: str
+    name: str
+    of: tuple[Step, ...]
+    totals: tuple[Mapping[str, Any], ...]
+
+    def total(self, name: str) -> int:
+        return sum(each[name] for each in self.totals)
+
+    @property
+    def steps(self) -> int:
+        return self.total("right_steps")
+
+    @property
+    def shares(self) -> list[float]:
+        """Of steps without progress, by run."""
+        return [each["spurious"] / each["right_steps"] for each in self.totals if each["right_steps"]]
+
+    @property
+    def share(self) -> Interval | None:
+        """Over the runs where there are several, else over the steps."""
+        if len(self.shares) > 1:
+            return mean_interval(self.shares)
+        return wilson(self.shares[0], self.steps) if self.shares else None
+
+    def report(self) -> dict[str, Any]:
+        share = None if self.share is None else self.share.report()
+        counts = {name: self.total(name) for name in ("right", "right_steps", "spurious", "harmful")}
+        return {"group": self.group, "row": self.name, "share": share, "runs": self.shares, **counts}
+
+
+def step_rows(graph: Mapping[str, Step], states: Mapping[str, State]) -> list[StepRow]:
+    """Of the rollouts that are done and have a row. Raises UserError for totals that cannot be read."""
+    found: dict[tuple[str, str], list[Step]] = {}
+    for name, step in graph.items():
+        if step.kind.name == "rollout" and "row" in step.labels and states[name].status == DONE:
+            found.setdefault((str(step.labels.get("group") or ""), str(step.labels["row"])), []).append(step)
+    return [StepRow(*place, tuple(steps), tuple(map(_totals, steps))) for place, steps in found.items()]
+
+
+def _totals(step: Step) -> dict[str, Any]:
+    file = step.folder / step.kind.product / TOTALS_FILE
+    try:
+        found: dict[str, Any] = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); remove {step.folder} to roll out again") from error
+    return found
 
 
 def collect(graph: Mapping[str, Step], states: Mapping[str, State], baseline: str | None) -> list[Row]:

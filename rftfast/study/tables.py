@@ -16,8 +16,9 @@ from rftfast.errors import UserError
 from rftfast.evaluate.fits import Line, doublings, fit_line
 from rftfast.evaluate.intervals import Interval
 from rftfast.report.data import CURVES, CostRow, Estimate, Fit, Point, RunRef, Series, StudyData, TableRow
+from rftfast.study.efficiency import PROBLEMS, efficiencies, orderings
 from rftfast.study.graph import Step
-from rftfast.study.results import Row
+from rftfast.study.results import Row, StepRow, step_rows
 from rftfast.study.state import DONE, FAILED, State
 from rftfast.study.study_file import StudySpec
 
@@ -27,7 +28,8 @@ def write_tables(
 ) -> list[Path]:
     """Write table.md, table.json and report.json into ``out``; the paths of them."""
     files = [out / "table.md", out / "table.json"]
-    write_atomic(files[0], [markdown(study, rows).encode()])
+    text = markdown(study, rows) + spurious(step_rows(graph, states))
+    write_atomic(files[0], [text.encode()])
     write_atomic(files[1], [json.dumps(plain(study, graph, states, rows), indent=1).encode() + b"\n"])
     return [*files, report(study, graph, states, rows, out).write(out)]
 
@@ -60,6 +62,36 @@ def markdown(study: StudySpec, rows: Sequence[Row]) -> str:
         for one in series:
             if one.fit is not None:
                 lines += ["", f"{_TITLES[name]}, {one.name}: {one.fit.text}."]
+            elif one.note:
+                lines += ["", f"{_TITLES[name]}: {one.name} is {one.note}."]
+    return "\n".join([*lines, *_orderings(rows)]) + "\n"
+
+
+def _orderings(rows: Sequence[Row]) -> list[str]:
+    """Every two methods, over all numbers of problems."""
+    found = orderings(rows)
+    if not found:
+        return []
+    lines = ["", "First method minus second, points, a mean over the numbers of problems:", ""]
+    lines += [_line(["first", "second", "difference", "verdict", "runs"]), _line(["---", "---", "---:", "---", "---"])]
+    for o in found:
+        runs = ", ".join(f"{100 * run:+.1f}" for run in o.runs)
+        lines.append(_line([o.first, o.second, points(o.interval), o.verdict, runs]))
+    return lines
+
+
+def spurious(rows: Sequence[StepRow]) -> str:
+    """The table of steps of right answers; nothing where no rollouts are labelled for it."""
+    known = [row for row in rows if row.steps]
+    if not known:
+        return ""
+    lines = ["", "Steps of right answers, by rollouts from the model itself:", ""]
+    columns = ["", "without progress, %", "surely harmful", "right answers", "their steps", "runs, %"]
+    lines += [_line(columns), _line(["---", *["---:"] * (len(columns) - 1)])]
+    for row in known:
+        cells = [f"{row.group}: {row.name}" if row.group else row.name, percent(row.share), f"{row.total('harmful'):,}"]
+        cells += [f"{row.total('right'):,}", f"{row.steps:,}", ", ".join(f"{100 * share:.1f}" for share in row.shares)]
+        lines.append(_line(cells))
     return "\n".join(lines) + "\n"
 
 
@@ -78,6 +110,7 @@ def _legend(rows: Sequence[Row], gains: bool) -> str:
 _TITLES = {
     "loss": "accuracy against pre-training loss",
     "fraction": "accuracy against the share of the questions",
+    "problems": "accuracy against training problems",
     "k": "accuracy against samples a question",
     "gain": "gain against distinct paths a question",
 }
@@ -86,6 +119,7 @@ _TITLES = {
 def curves(study: StudySpec, rows: Sequence[Row]) -> dict[str, tuple[Series, ...]]:
     """The figures: those that evaluations are labelled for (``at: {k: 3}``), and the gain where paths are known."""
     found: dict[str, dict[str, list[tuple[Point, Row]]]] = {}
+    worth = {e.name: e.text(study.baseline or "") for e in efficiencies(rows, study.baseline)}
     for row in rows:
         name = str(row.labels.get("series") or row.group or study.title)
         places = dict(row.labels.get("at") or {})
@@ -101,16 +135,18 @@ def curves(study: StudySpec, rows: Sequence[Row]) -> dict[str, tuple[Series, ...
             point = _point(paths, row.gain.interval, row.name)
             found.setdefault("gain", {}).setdefault(name, []).append((point, row))
     return {
-        curve: tuple(_series(curve, name, found[curve][name]) for name in found[curve])
+        curve: tuple(_series(curve, name, found[curve][name], worth.get(name, "")) for name in found[curve])
         for curve in CURVES
         if curve in found
     }
 
 
-def _series(curve: str, name: str, placed: list[tuple[Point, Row]]) -> Series:
+def _series(curve: str, name: str, placed: list[tuple[Point, Row]], worth: str) -> Series:
     placed = sorted(placed, key=lambda item: item[0].x)
     points = tuple(point for point, _ in placed)
     xs = [point.x for point in points]
+    if curve == PROBLEMS:
+        return Series(name, points, note=worth)
     if len(set(xs)) < 3:
         return Series(name, points)
     # Of accuracies the test questions are drawn anew, of gains the points: a gain is no share.
@@ -135,6 +171,9 @@ def plain(
         "baseline": study.baseline,
         "parameters": study.parameters,
         "rows": [_plain_row(row) for row in rows],
+        "efficiency": [each.report() for each in efficiencies(rows, study.baseline)],
+        "orderings": [each.report() for each in orderings(rows)],
+        "steps_of_right_answers": [each.report() for each in step_rows(graph, states)],
         "steps": [
             {"name": name, "kind": step.kind.name, "status": states[name].status, "seconds": states[name].seconds}
             for name, step in graph.items()
@@ -220,11 +259,35 @@ def _notices(graph: Mapping[str, Step], states: Mapping[str, State]) -> Iterable
 
 
 def _runs(graph: Mapping[str, Step], states: Mapping[str, State], out: Path) -> Iterable[RunRef]:
-    """The runs that can be laid side by side: those of one set of questions, the first that the study has."""
+    """The runs that can be laid side by side: those of one set of questions, the first that the study has; and those whose steps
+    were valued, of each row the first."""
+    valued: dict[tuple[str, str], Step] = {}
+    for row in step_rows(graph, states):
+        valued[row.group, row.name] = row.of[0]
+    rolled = {name: step for step in valued.values() for name in step.origins["run"]}
     done = [step for name, step in graph.items() if step.kind.name == "sample" and states[name].status == DONE]
-    for step in done:
-        if step.inputs["questions"] == done[0].inputs["questions"]:
-            yield RunRef(step.name, str((step.folder / step.kind.product).relative_to(out)))
+    plain_runs = [step for step in done if step.name not in _rolled_runs(graph)]
+    for step in plain_runs:
+        if step.inputs["questions"] == plain_runs[0].inputs["questions"]:
+            yield RunRef(step.name, _product(step, out))
+    tested = [step for step in done if step.name in rolled]
+    for step in tested:
+        if step.inputs["questions"] == tested[0].inputs["questions"]:
+            yield RunRef(step.name, _product(step, out), "test", _product(rolled[step.name], out))
+
+
+def _rolled_runs(graph: Mapping[str, Step]) -> set[str]:
+    """Names of the runs that were drawn to value their steps."""
+    return {
+        name
+        for step in graph.values()
+        if step.kind.name == "rollout" and "row" in step.labels
+        for name in step.origins["run"]
+    }
+
+
+def _product(step: Step, out: Path) -> str:
+    return str((step.folder / step.kind.product).relative_to(out))
 
 
 def _device(step: Step) -> str:

@@ -58,6 +58,24 @@ def test_of_the_made_up_world(tmp_path: Path) -> None:
     assert 6 * 1.2e6 * 3e6 < flops["base"] < 12 * 1.2e6 * 3e6
 
 
+def test_of_pairs(tmp_path: Path) -> None:
+    """A pair takes two documents, and the reference a forward pass over all."""
+    text = """
+        title: t
+        steps:
+          dpo: {kind: dpo, model: llama-7b, data: PAIRS, epochs: 3}
+          sft: {kind: sft, model: llama-7b, data: PAIRS, epochs: 1, prompt: plain}
+          samples: {kind: sample, model: llama-7b, questions: PAIRS}
+          made: {kind: pairs, run: $samples}
+          later: {kind: dpo, model: llama-7b, data: $made}
+        """
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n' * 100)
+    graph = graph_of(tmp_path, text.replace("PAIRS", str(tmp_path / "pairs.jsonl")))
+    flops = {name: cost_of(step, graph).flops for name, step in graph.items()}
+    assert flops["dpo"] / flops["sft"] == pytest.approx(2 * (3 + 1 / 3))
+    assert flops["later"] == flops["made"] == 0  # how many pairs there will be is not known
+
+
 def test_in_words() -> None:
     assert Cost().text() == ""
     assert (Cost(1e15, 0.25) + Cost(1e15, 0.25)).text() == ", 2.0e+15 FLOP, ≥ 0.5 A100-80GB hours"

@@ -48,6 +48,43 @@ def test_order_and_commands(tmp_path: Path) -> None:
     ]
 
 
+PREFERENCES = """
+    title: Preferences
+    steps:
+      samples: {kind: sample, model: base, questions: QUESTIONS}
+      values: {kind: rollout, run: $samples, negatives: 8, bisect: true, row: a}
+      farthest: {kind: pairs, run: $samples, definition: edit-distance}
+      pits: {kind: pairs, run: $samples, rollouts: $values}
+      dpo: {kind: dpo, model: base, data: $pits, beta: 0.2, batch_size: 8}
+      steps: {kind: rft, model: base, data: $values, step_advantages: true}
+"""
+
+
+def test_rollouts_pairs_and_preferences(tmp_path: Path) -> None:
+    questions = tmp_path / "train.jsonl"
+    questions.write_text('{"question": "q", "answer": "#### 1"}\n')
+    graph = graph_of(tmp_path, PREFERENCES.replace("QUESTIONS", str(questions)))
+    command = {name: step.command()[2:] for name, step in graph.items()}
+    at = {name: str(step.folder) for name, step in graph.items()}
+    run = f"{at['samples']}/run"
+    values = f"{at['values']}/rollouts"
+    assert command["values"] == ["rftfast.cli.main", "rollout", run, "--out", values, "--bisect"]  # 8 is the default
+    assert command["farthest"][1:] == [
+        *("pairs", run, "--out", f"{at['farthest']}/pairs.jsonl", "--definition", "edit-distance")
+    ]
+    assert command["pits"][1:] == ["pairs", run, "--out", f"{at['pits']}/pairs.jsonl", "--rollouts", values]
+    assert command["dpo"] == [
+        *("rftfast.train.dpo", "--out", f"{at['dpo']}/out", "--reference", f"{at['dpo']}/reference"),
+        *("--model", "base", "--data", f"{at['pits']}/pairs.jsonl", "--beta", "0.2", "--batch-size", "8"),
+    ]
+    assert command["steps"][-1] == "--step-advantages"
+    assert graph["pits"].after == ("samples", "values")
+    with pytest.raises(UserError, match="step pits: 'run' is missing"):
+        graph_of(
+            tmp_path, PREFERENCES.replace("QUESTIONS", str(questions)).replace("run: $samples, rollouts", "rollouts")
+        )
+
+
 def test_several_processes_go_through_torchrun(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, MODELS.replace("threads: <threads>", "processes: 2"))
     command = graph["tuned"].command()

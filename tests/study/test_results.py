@@ -150,5 +150,5 @@ def test_two_of_one_row_and_seed(made: tuple[StudySpec, dict[str, Step], Path], 
 def test_a_figure_that_is_none(made: tuple[StudySpec, dict[str, Step], Path], tmp_path: Path) -> None:
     study = read(tmp_path, STUDY.replace("at: {k: <k>}", "at: {kk: <k>}"))
     graph = build_graph(study, made[2])
-    with pytest.raises(UserError, match="at kk: 1; choose loss, fraction, k, gain"):
+    with pytest.raises(UserError, match="at kk: 1; choose loss, fraction, problems, k, gain"):
         markdown(study, collect(graph, statuses(graph), study.baseline))
