@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def _series(curve: str, name: str, placed: list[tuple[Point, Row]], worth: str) 
     points = tuple(point for point, _ in placed)
     xs = [point.x for point in points]
     if curve == PROBLEMS:
-        return Series(name, points, note=worth)
+        return Series(name, tuple(replace(point, label="") for point in points), note=worth)  # the series' name says it
     if len(set(xs)) < 3:
         return Series(name, points)
     # Of accuracies the test questions are drawn anew, of gains the points: a gain is no share.

@@ -126,3 +126,17 @@ def test_hostile_names_stay_text() -> None:
         root = _svg(figures.curve("loss", [Series(text, (Point(1, 0.5, label=text),), Fit(0, 0.5, text))]))
         assert not [e for e in root.iter("script")]
     assert figures.curve("loss", []) == ""
+
+
+def test_problems_are_doubled_from_tick_to_tick() -> None:
+    points = [(125, 0.2), (250, 0.3), (500, 0.4)]
+    series = (
+        Series("SFT", tuple(Point(x, y) for x, y in points)),
+        Series("RFT", tuple(Point(x, y + 0.1) for x, y in points), note="worth 2 times the problems of <SFT>"),
+    )
+    html = figures.curve("problems", series)
+    assert "RFT: worth 2 times the problems of &lt;SFT&gt;." in html
+    assert html.count("<polyline") == 2
+    places = [float(x) for x in re.findall(r'<polyline[^>]*points="([\d.]+),[\d.]+ ([\d.]+),[\d.]+ ([\d.]+)', html)[0]]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)
+    assert ">125<" in html and ">500<" in html

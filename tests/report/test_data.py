@@ -34,7 +34,7 @@ def test_a_study_may_say_little(tmp_path: Path) -> None:
         ({"table": [{"name": "a", "maj1": {"value": "0.4"}}]}, 'table[0].maj1.value is "0.4"; a number is wanted'),
         ({"table": [{"name": "a", "k": 1.5}]}, "table[0].k is 1.5; a whole number is wanted"),
         ({"table": [{"name": "a", "k": True}]}, "table[0].k is true; a whole number is wanted"),
-        ({"curves": {"losses": []}}, "curves: 'losses' is unknown; choose among loss, fraction, k, gain"),
+        ({"curves": {"losses": []}}, "curves: 'losses' is unknown; choose among loss, fraction, problems, k, gain"),
         (
             {"curves": {"loss": [{"name": "a", "points": [{"x": float("nan"), "y": 0}]}]}},
             "curves.loss[0].points[0].x is NaN",
