@@ -21,6 +21,8 @@ from bench.schema import Measure
 ENGINES = {
     "rftfast": "this project's sampler: every prefix of a question in one tree",
     "rftfast-noshare": "the same, every rollout a request of its own without sharing",
+    "rftfast-free": "rftfast with --no-invariant, so that tokens may depend on the batch, as the others' do",
+    "rftfast-free-noshare": "both",
     "transformers": "generate, prefixes of a question in left-padded batches",
     "transformers-cb": "continuous batching, generate_batch with its own block sharing",
     "llama.cpp": "each response decoded once, its cells shared with its rollouts (unified cache)",
@@ -100,8 +102,8 @@ class Work:
 
 def measure(work: Work) -> Measure:
     """Draw ``work`` with the engine it names."""
-    if work.engine in ("rftfast", "rftfast-noshare"):
-        return _ours(work, share=work.engine == "rftfast")
+    if work.engine.startswith("rftfast"):
+        return _ours(work, share="noshare" not in work.engine, invariant="free" not in work.engine)
     if work.engine == "transformers":
         return _padded(work)
     if work.engine == "transformers-cb":
@@ -140,11 +142,13 @@ def _result(work: Work, start: _Start, tokens: int, **rest: Any) -> Measure:
     )
 
 
-def _ours(work: Work, share: bool) -> Measure:
+def _ours(work: Work, *, share: bool, invariant: bool) -> Measure:
     from rftfast.engine import Request, Sampler, SamplingParams
 
     torch.set_num_threads(work.threads)
-    sampler = Sampler.from_pretrained(work.model, dtype=work.dtype, threads=work.threads, prefix_share=share)
+    sampler = Sampler.from_pretrained(
+        work.model, dtype=work.dtype, threads=work.threads, prefix_share=share, invariant=invariant
+    )
     params = SamplingParams(
         k=work.rollouts, temperature=work.temperature, max_tokens=work.new, seed=work.seed, ignore_eos=True
     )

@@ -7,17 +7,15 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rftfast import __version__
 from rftfast.data.atomic import write_atomic
-from rftfast.errors import UserError
-from rftfast.evaluate.fits import Line, doublings, fit_line
 from rftfast.evaluate.intervals import Interval
-from rftfast.report.data import CURVES, CostRow, Estimate, Fit, Point, RunRef, Series, StudyData, TableRow
-from rftfast.study.efficiency import PROBLEMS, efficiencies, orderings
+from rftfast.report.data import CostRow, Estimate, RunRef, StudyData, TableRow
+from rftfast.study.curves import curves
+from rftfast.study.efficiency import efficiencies, orderings
 from rftfast.study.graph import Step
 from rftfast.study.results import Row, StepRow, step_rows
 from rftfast.study.state import DONE, FAILED, State
@@ -115,52 +113,6 @@ _TITLES = {
     "k": "accuracy against samples a question",
     "gain": "gain against distinct paths a question",
 }
-
-
-def curves(study: StudySpec, rows: Sequence[Row]) -> dict[str, tuple[Series, ...]]:
-    """The figures: those that evaluations are labelled for (``at: {k: 3}``), and the gain where paths are known."""
-    found: dict[str, dict[str, list[tuple[Point, Row]]]] = {}
-    worth = {e.name: e.text(study.baseline or "") for e in efficiencies(rows, study.baseline)}
-    for row in rows:
-        name = str(row.labels.get("series") or row.group or study.title)
-        places = dict(row.labels.get("at") or {})
-        for curve, x in places.items():
-            if curve not in CURVES or not isinstance(x, (int, float)) or isinstance(x, bool):
-                choose = ", ".join(CURVES)
-                raise UserError(
-                    f"step {row.evaluations[0].step.name}: at {curve}: {x!r}; choose {choose}, and a number"
-                )
-            found.setdefault(curve, {}).setdefault(name, []).append((_point(float(x), row.greedy, row.name), row))
-        paths = row.data_mean("sampled")
-        if row.gain is not None and paths is not None:
-            point = _point(paths, row.gain.interval, row.name)
-            found.setdefault("gain", {}).setdefault(name, []).append((point, row))
-    return {
-        curve: tuple(_series(curve, name, found[curve][name], worth.get(name, "")) for name in found[curve])
-        for curve in CURVES
-        if curve in found
-    }
-
-
-def _series(curve: str, name: str, placed: list[tuple[Point, Row]], worth: str) -> Series:
-    placed = sorted(placed, key=lambda item: item[0].x)
-    points = tuple(point for point, _ in placed)
-    xs = [point.x for point in points]
-    if curve == PROBLEMS:
-        return Series(name, tuple(replace(point, label="") for point in points), note=worth)  # the series' name says it
-    if len(set(xs)) < 3:
-        return Series(name, points)
-    # Of accuracies the test questions are drawn anew, of gains the points: a gain is no share.
-    questions = None if curve == "gain" else sum(len(e.right) for e in placed[0][1].evaluations)
-    logarithmic = curve in ("fraction", "k")
-    line = fit_line(doublings(xs) if logarithmic else xs, [p.y for p in points], questions)
-    unit = {"loss": "a nat", "gain": "a path"}.get(curve, "a doubling")
-    return Series(name, points, Fit(line.slope.value, line.intercept, _caption(line, unit)))
-
-
-def _caption(line: Line, unit: str) -> str:
-    s = line.slope
-    return f"{100 * s.value:+.2f} ({100 * s.low:+.2f} to {100 * s.high:+.2f}) points {unit}, R² {line.r2:.2f}"
 
 
 def plain(
@@ -305,10 +257,6 @@ def _provenance(study: StudySpec) -> dict[str, str]:
         "machine": machine,
         "command": shlex.join(sys.argv),
     }
-
-
-def _point(x: float, y: Interval, label: str) -> Point:
-    return Point(x, y.value, y.low, y.high, label)
 
 
 def _estimate(interval: Interval | None) -> Estimate | None:

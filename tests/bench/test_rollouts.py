@@ -49,6 +49,8 @@ def test_ours_with_and_without_sharing(run: Path, tmp_path: Path) -> None:
     given.write(tmp_path / "work.json")
     assert Work.read(tmp_path / "work.json") == given
     shared, private = measure(given), measure(replace(given, engine="rftfast-noshare"))
+    free = measure(replace(given, engine="rftfast-free"))
+    assert (free.tokens, free.extra["prefill_tokens"]) == (shared.tokens, shared.extra["prefill_tokens"])
     assert shared.tokens == private.tokens == 6 * 3 * 4 and shared.samples == 18 and not shared.partial
     paths = [len(state) - 1 for group in given.groups for state in group.states() for _ in range(3)]
     assert private.extra["prefill_tokens"] == sum(paths)
