@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from rftfast.data.atomic import write_atomic
 from rftfast.models.config import ModelConfig
-from rftfast.study.world.problems import make_problems
-from rftfast.study.world.prose import make_text
+from rftfast.study.world.prose import any_story, make_text
 from rftfast.study.world.tokenizer import END, build_tokenizer, save_tokenizer
 
 HIDDEN, LAYERS, HEADS, HEAD_DIM, WIDE, CONTEXT = 128, 6, 4, 32, 384, 512
-_WORDS_FROM = 3000  # problems and texts whose words are the vocabulary
+_STORIES, _TEXTS = 3000, 6000  # whose words are the vocabulary
 
 
 def write_blank_model(folder: Path, seed: int) -> None:
@@ -55,11 +56,13 @@ def write_blank_model(folder: Path, seed: int) -> None:
     hidden.replace(folder / "model.safetensors")
 
 
+@functools.cache
 def world_tokenizer() -> Any:
-    """The tokenizer (of the ``tokenizers`` library), whose words are those of the problems and the prose."""
-    problems = make_problems(_WORDS_FROM, seed=0)
-    texts = [f"{problem.question}\n{problem.answer}" for problem in problems]
-    return build_tokenizer([*texts, *islice(make_text(0), _WORDS_FROM)])
+    """The tokenizer (of the ``tokenizers`` library), whose words are those of the prose and of the questions."""
+    rng = Random("rftfast vocabulary")
+    stories = [any_story(rng) for _ in range(_STORIES)]
+    questions = [" ".join((*story.sentences, story.asks)) for story in stories]
+    return build_tokenizer([*questions, "#### 1", *(part for text in islice(make_text(0), _TEXTS) for part in text)])
 
 
 def world_config() -> ModelConfig:

@@ -1,7 +1,7 @@
-"""Pre-training text: calculations, statements of one relation, and problems that nobody solves.
+"""Pre-training text: calculations, and stories with what follows from them.
 
-It has the words of the world and the facts of arithmetic, and none of what fine-tuning has to teach: no solution of more than one step,
-no ``<<…>>``, no ``####``.
+It has the words of the world, the facts of arithmetic, and how one thing follows from another. It has none of what fine-tuning has to
+teach: no question is asked, so none is answered, and what is said of a story need not be what a question would be about.
 """
 
 from __future__ import annotations
@@ -9,45 +9,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from rftfast.study.world.expressions import Given, equation_text, steps_of
+from rftfast.study.world.expressions import Given, Step, Style, equation_text, steps_of, write_steps
 from rftfast.study.world.problems import LARGEST, in_range
 from rftfast.study.world.stories import THEMES, Story
 
 # Shares of documents.
-_KINDS = {"sums": 0.30, "statement": 0.60, "problem": 0.10}
+_KINDS = {"sums": 0.15, "facts": 0.85}
 _LINES = 12  # calculations a document
-_ROW = 240  # tokens of a training row
+_STYLE = Style()
+_WRITTEN = ("value", "equation", "equation", "calculator", "calculator")
+_FIRST = float(__import__("os").environ.get("FIRST", "0.5"))
 
 
-def make_text(seed: int) -> Iterator[str]:
-    """Documents without end; the same for the same seed."""
+def make_text(seed: int) -> Iterator[tuple[str, str]]:
+    """Documents without end, each what is given and what is said of it; the same for the same seed."""
     rng = Random(f"rftfast prose {seed}")
     kinds, weights = tuple(_KINDS), tuple(_KINDS.values())
-    makers = {"sums": _sums, "statement": _statement, "problem": _problem}
+    makers = {"sums": _sums, "facts": _facts}
     while True:
         yield makers[rng.choices(kinds, weights)[0]](rng)
 
 
 def text_rows(seed: int, count: Callable[[str], int], tokens: int) -> Iterator[dict[str, str]]:
-    """Training rows of ``tokens`` tokens in all, as ``count`` counts them: documents joined up to ``_ROW`` tokens a row.
-
-    The prompt, which is not learned, is the line break before the first of them.
-    """
+    """Training rows of ``tokens`` tokens in all, as ``count`` counts them. What is given, the prompt, is not learned."""
     texts = make_text(seed)
-    text = next(texts)
     while tokens > 0:
-        joined: list[str] = []
-        length = 0
-        while not joined or length + count(text) <= _ROW:
-            joined.append(text)
-            length += count(text) + 2
-            text = next(texts)
-        yield {"prompt": "\n", "completion": "\n\n".join(joined)}
-        tokens -= length
+        given, said = next(texts)
+        yield {"prompt": given, "completion": said}
+        tokens -= count(given) + count(said)
 
 
-def _sums(rng: Random) -> str:
-    return "\n".join(_calculation(rng) for _ in range(_LINES))
+def _sums(rng: Random) -> tuple[str, str]:
+    return "\n", "\n".join(_calculation(rng) for _ in range(_LINES))
 
 
 def _calculation(rng: Random) -> str:
@@ -86,21 +79,29 @@ def _three(rng: Random, left: str, value: int, op: str, other: int) -> tuple[str
     return f"{other}{op}{left}", other + value if op == "+" else other - value
 
 
-def _statement(rng: Random) -> str:
-    """A story, and one thing that follows from it in one step; in half of them the calculation is shown."""
-    story = _story(rng)
-    first = [step for step in steps_of(story.root) if all(isinstance(arg, Given) for arg in step.args)]
-    step = rng.choice(first)
-    shown = f"{equation_text(step)}={step.value}" if rng.random() < 0.5 else step.value
-    return " ".join((*story.sentences, rng.choice(step.forms).format(shown)))
+def _facts(rng: Random) -> tuple[str, str]:
+    """A story, and some of what follows from it; the calculation is shown in most of them."""
+    story = any_story(rng)
+    assert isinstance(story.root, Step)
+    steps = write_steps(story.root, rng, _STYLE)
+    if rng.random() < _FIRST:
+        first = [s for s in steps_of(story.root) if all(isinstance(arg, Given) for arg in s.args)]
+        rng.shuffle(first)
+        said = [(rng.choice(s.forms), f"{equation_text(s)}={s.value}", s.value) for s in first]
+    else:
+        said = steps
+    style = rng.choice(_WRITTEN)
+    lines = [form.format(_written(equation, value, style)) for form, equation, value in said]
+    between = rng.choice((" ", "\n"))
+    return " ".join(story.sentences), between + between.join(lines)
 
 
-def _problem(rng: Random) -> str:
-    story = _story(rng)
-    return " ".join((*story.sentences, story.asks))
+def _written(equation: str, value: int, style: str) -> str:
+    return {"value": f"{value}", "equation": equation, "calculator": f"<<{equation}>>{value}"}[style]
 
 
-def _story(rng: Random) -> Story:
+def any_story(rng: Random) -> Story:
+    """A usable one, with any number of steps."""
     while True:
         story = rng.choice(THEMES)(rng)
         if steps_of(story.root) and in_range(story):
