@@ -102,10 +102,10 @@ class _Parts:
         self.bounds.append(self.bounds[-1] + end - start)
 
 
-def collate(row: Row) -> Batch:
+def collate(row: Row, multiple: int = 1) -> Batch:
     """``row`` as tensors on the CPU, laid out as :mod:`rftfast.train.tree_attention` wants it.
 
-    A dummy row becomes two positions without a label.
+    A dummy row becomes two positions without a label. ``multiple``: T is one of it; a segment without labels fills the row up.
     """
     shared = [unit for unit in row.units if unit.shared]
     alone = [unit for unit in row.units if not unit.shared]
@@ -125,6 +125,9 @@ def collate(row: Row) -> Batch:
     if not row.units:
         nothing = Document("dummy", np.zeros(2, np.int32), 1, "dummy")
         parts.add(nothing, 0, 2, loss=False)
+    fill = -parts.bounds[-1] % multiple
+    if fill:
+        parts.add(Document("filler", np.zeros(fill + 1, np.int32), 1, "filler"), 0, fill, loss=False)
     tree = None
     if shared:
         tree = TreeMask(

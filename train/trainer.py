@@ -33,6 +33,9 @@ from rftfast.train.stop import Stopped, StopSignals
 
 _NAMED = 24  # ids named in a message
 
+# Rows are filled up to one of so many positions: the CPU's matrix library prepares and keeps a program for each shape.
+_CPU_MULTIPLE = 64
+
 
 def train(config: TrainConfig, method: str) -> Path:
     """Train as ``config`` says and return the folder of the trained model. Goes on where an earlier call stopped.
@@ -72,6 +75,7 @@ class Trainer:
         self.console = console
         self.out = Path(job.config.out)
         self.dtype = compute_dtype(job.config, world.device)
+        self.multiple = _CPU_MULTIPLE if world.device.type == "cpu" else 1
         self.learner = self._build()
         self.work = Work.of(self.learner.model)
         self.optimizer = Optimizer(self.learner, job.config)
@@ -163,7 +167,7 @@ class Trainer:
 
     def _loss(self, step: Step, row: Row) -> torch.Tensor:
         """Of one row of ``step``; those of all its rows are summed and divided by its divisor."""
-        loss: torch.Tensor = self.learner(collate(row).to(self.world.device))
+        loss: torch.Tensor = self.learner(collate(row, self.multiple).to(self.world.device))
         return loss
 
     def _after(self, step: Step, position: Position) -> Position:

@@ -58,6 +58,17 @@ def test_a_dummy_has_positions_but_no_labels():
     assert batch.input_ids.shape == batch.position_ids.shape == (1, 2)
 
 
+def test_a_row_is_filled_up_with_a_segment_of_its_own():
+    plain, filled = (collate(Row((Unit((C,)), Unit((A, B))), 100), multiple) for multiple in (1, 8))
+    assert filled.input_ids.shape == (1, 16) and filled.labels[12:].eq(IGNORED).all()
+    assert filled.cu_seqlens.tolist() == [*plain.cu_seqlens.tolist(), 16]
+    assert filled.position_ids[0, 12:].tolist() == [0, 1, 2, 3]
+    assert torch.equal(filled.loss_positions, plain.loss_positions)
+    assert (filled.response_tokens, filled.useful_tokens) == (plain.response_tokens, plain.useful_tokens)
+    assert (filled.ids, filled.layout.longest) == (plain.ids, plain.layout.longest)
+    assert collate(Row((Unit((A,)),), 100), 5).cu_seqlens.tolist() == [0, 5]
+
+
 def test_moving_takes_everything_along():
     batch = collate(Row((Unit((A, B)),), 100)).to("meta")
     tensors = [batch.input_ids, batch.position_ids, batch.labels, batch.weights, batch.loss_positions]
