@@ -129,7 +129,7 @@ def plan_memory(
     if free <= 0:
         raise UserError(
             f"the model needs {human(weights + activations + step)} and {human(free_memory(device))} is free on {device}: "
-            "use a smaller model or free memory"
+            "use a smaller model or free memory (a model must fit one device)"
         )
     if kv_memory is None:
         kv_memory = int(free * _SHARE_OF_FREE[device.type])
