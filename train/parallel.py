@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from rftfast.errors import UserError
 from rftfast.train.config import TrainConfig
+from rftfast.train.heap import keep_freed_memory
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 
@@ -84,6 +85,8 @@ def open_world(config: TrainConfig) -> Iterator[World]:
     torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // local_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if launched:
         dist.init_process_group(backend)
