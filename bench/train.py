@@ -182,7 +182,7 @@ def run(args: argparse.Namespace) -> Result:
     settings: dict[str, Any] = {k: v for k, v in vars(args).items() if k not in ("json", "engines") and v is not None}
     return Result(
         benchmark="train",
-        machine=machine(),
+        machine=machine(_accelerator(args.device)),
         versions=versions(),
         command=shlex.join(["python", "bench/train.py", *sys.argv[1:]]),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -190,6 +190,14 @@ def run(args: argparse.Namespace) -> Result:
         figures=curves(rows),
         rows=tuple(rows),
     )
+
+
+def _accelerator(device: str) -> str | None:
+    if device != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def _say(text: str) -> None:
@@ -265,6 +273,9 @@ def _show(result: Result) -> None:
     console.print(table)
     for name, value in result.figures.items():
         console.print(f"{name}: {value:.2f}")
+    for row in result.rows:
+        for mfu in {run.extra["mfu"] for run in row.runs if run.extra.get("mfu")}:
+            console.print(f"{row.engine}: {100 * mfu:.1f} % of the peak (MFU)")
     for row in result.rows:
         for note in row.notes:
             console.print(f"{row.engine}: {note}", style="dim", markup=False, highlight=False)

@@ -60,8 +60,11 @@ def run(job: TrainJob, **options: Any) -> Measure:
         finally:
             trainer.Trainer = original  # type: ignore[misc]
         rows = _rows(Path(config.out) / "metrics.jsonl")
-    positions = sum(row["positions"] for row in rows[job.warm_up :])
-    return clock.measure(job, [row["loss"] for row in rows], positions=positions)
+    timed = rows[job.warm_up :]
+    # The share of the peak over all their time.
+    mfu = sum((row["mfu"] or 0.0) * row["seconds"] for row in timed) / sum(row["seconds"] for row in timed)
+    positions = sum(row["positions"] for row in timed)
+    return clock.measure(job, [row["loss"] for row in rows], positions=positions, mfu=mfu)
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:

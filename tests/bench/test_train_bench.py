@@ -69,8 +69,9 @@ def test_command_from_arguments_to_file(tiny_llama, tmp_path, capsys):
     assert train.main(["--model", str(tiny_llama), *SMALL, "--engines", "rftfast", "--json", str(out)]) == 0
     result = Result.read(out)
     assert [row.engine for row in result.rows] == ["rftfast"]
-    assert result.rows[0].tokens_per_s > 0
-    assert "useful tokens/s" in capsys.readouterr().out
+    assert result.rows[0].tokens_per_s > 0 and 0 < result.rows[0].runs[0].extra["mfu"] < 1
+    said = capsys.readouterr().out
+    assert "useful tokens/s" in said and "(MFU)" in said
 
 
 def test_failing_trainer_is_a_row(job, tmp_path):
