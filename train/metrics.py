@@ -151,7 +151,7 @@ def _line(row: dict[str, Any]) -> bytes:
 
 def _open_tensorboard(folder: Path, made: int) -> Any:
     if importlib.util.find_spec("tensorboard") is None:
-        _log.warning("no TensorBoard files: it is not installed (pip install 'rftfast[train]')")
+        _log.warning("no TensorBoard files: tensorboard is not installed (pip install 'rftfast[train]')")
         return None
     from torch.utils.tensorboard import SummaryWriter
 
