@@ -95,6 +95,15 @@ def test_a_line_shows_what_people_watch():
     assert last == "3/3 loss 0.250, lr 1.0e-03, 50 tok/s, |g| 0.50, 0.0 GiB"
 
 
+def test_a_bar_on_a_terminal():
+    said = io.StringIO()
+    bar = ProgressBar(Console(file=said, width=120, force_terminal=True), steps=3, made=1, tokens_left=200)
+    with bar:
+        for step in (2, 3):
+            bar.update(row(step))
+    assert "━" in said.getvalue() and "3/3 loss 1.000" in said.getvalue()
+
+
 def test_the_curve_of_one_and_of_many_steps(tmp_path):
     pytest.importorskip("matplotlib")
     for count in (1, 30):

@@ -150,8 +150,8 @@ def test_a_loss_that_is_not_finite_names_step_questions_and_checkpoint(tmp_path,
     collate = trainer.collate
     bad = set()
 
-    def poisoned(row):
-        batch = collate(row)
+    def poisoned(row, multiple):
+        batch = collate(row, multiple)
         if any(name.startswith("q7") for name in batch.ids) and len(metrics_so_far()) == 4:
             bad.update(batch.ids)
             batch.weights.fill_(float("inf"))
