@@ -28,6 +28,8 @@ PACKAGES = (
     "torch",
     "triton",
     "transformers",
+    "accelerate",
+    "trl",
     "llama-cpp-python",
     "vllm",
     "sglang",
