@@ -7,6 +7,7 @@ the sum of squared lengths of documents, not of rows; a shared prompt once. Reco
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -98,8 +99,9 @@ def known_peak(name: str) -> Peak | None:
     return None
 
 
+@functools.cache
 def measure_peak(device: torch.device, dtype: torch.dtype) -> Peak:
-    """The best of several large square products, within about a third of a second."""
+    """The best of several large square products, within about a third of a second; measured once in a process."""
     n = 8192 if device.type == "cuda" else 1536
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     a @ b
