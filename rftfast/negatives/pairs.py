@@ -38,7 +38,7 @@ class PairOptions:
     ``shared-prefix``: prompt x and ŷ_1…ŷ_{c−1}, chosen the shortest correct rollout from there that is not used yet,
     rejected ŷ_c alone; where the first step is the pit, chosen y (as Self-Explore has it).
     ``outcome``: prompt x, chosen y, rejected a whole wrong answer, at random.
-    ``edit-distance``: each kept y against the wrong answer farthest from it that is not used yet.
+    ``edit-distance``: the kept y in turn, each against the wrong answer farthest from it that is not used yet.
 
     ``chosen``: y is one of the run's kept paths, or the gold solution (not for the last two, which take kept paths).
     ``most``: pairs a question.
@@ -263,7 +263,7 @@ def _by_outcome(stored: StoredQuestion, options: PairOptions, totals: PairTotals
     kept = tuple(candidates[row["sample_index"]] for row in stored.samples if row["kept"])
     selection = Selection(question, kept, (), gold_is_new=False)
     rejected = "random" if options.definition == "outcome" else "farthest"
-    pairs = preference_pairs(selection, rejected, options.seed)[: options.most]
+    pairs = preference_pairs(selection, rejected, options.seed, options.most)
     if not pairs:
         totals.skipped["no correct solution" if not kept else "no wrong answer"] += 1
     for chosen, wrong in pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import cycle, islice
 
 from rftfast.errors import UserError
 from rftfast.select.training_rows import Selection
@@ -12,9 +13,10 @@ REJECTED = ("random", "farthest")
 
 
 def preference_pairs(
-    selection: Selection, rejected: str = "random", seed: int = 0
+    selection: Selection, rejected: str = "random", seed: int = 0, most: int | None = None
 ) -> list[tuple[Candidate, Candidate]]:
-    """``(kept path, wrong path)``, each wrong path used once, so at most as many pairs as the scarcer of the two.
+    """``(kept path, wrong path)``, each wrong path used once. Each kept path once, too, so at most as many pairs as the scarcer of
+    the two; with ``most``, up to so many pairs, the kept paths in turn.
 
     Wrong is a path that reached another answer; one without an answer, or with a right answer behind a false equation,
     is in no pair, and a wrong text that stands there twice counts once. ``rejected``: ``random`` draws by ``seed`` and
@@ -27,6 +29,8 @@ def preference_pairs(
     if rejected not in REJECTED:
         raise UserError(f"export: rejected is {rejected!r}; choose one of {', '.join(REJECTED)}")
     kept = selection.in_order(selection.kept)
+    if most is not None:
+        kept = list(islice(cycle(kept), most))
     first_of: dict[str, Candidate] = {}
     for c in selection.question.candidates:
         if c.verdict == "wrong_answer":

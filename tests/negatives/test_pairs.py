@@ -123,6 +123,17 @@ def test_edit_distance_takes_the_farthest(tmp_path: Path) -> None:
     assert rows[1]["rejected"] != rows[0]["rejected"]
 
 
+@pytest.mark.parametrize("definition", ["outcome", "edit-distance"])
+def test_kept_paths_are_taken_in_turn(tmp_path: Path, definition: str) -> None:
+    """As many pairs as a definition by steps would give: one for each wrong answer, up to the most a question."""
+    wrong = [(f"Sum <<2+3=5>>5\n{'and ' * i}so\n#### {i}", "stop") for i in range(5)]
+    make_run(tmp_path / "run", [(RIGHT[0], "stop"), *wrong, (RIGHT[1], "stop")])
+    rows = pairs(tmp_path, definition)
+    assert [r["chosen_index"] for r in rows] == [0, 6, 0, 6, 0]
+    assert sorted(r["rejected_index"] for r in rows) == [1, 2, 3, 4, 5]
+    assert [r["chosen_index"] for r in pairs(tmp_path, definition, most=3)] == [0, 6, 0]
+
+
 def test_the_pit_is_that_of_the_rule(tmp_path: Path) -> None:
     marks = question(second="+----")
     assert [r["pit"] for r in pairs(tmp_path, "paper", marks)] == [2, 0]
