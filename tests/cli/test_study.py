@@ -11,7 +11,7 @@ from tests.study.made_studies import WORLDS, study_file
 def test_what_ships_is_listed() -> None:
     done = rftfast("study")
     assert done.returncode == 0, done.stderr
-    for name in ("paper", "data-fraction", "negatives"):
+    for name in ("paper", "data-fraction", "tiny", "gsm8k-smollm2", "negatives"):
         assert f"{name} " in done.stdout
 
 

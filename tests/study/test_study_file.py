@@ -80,5 +80,5 @@ def test_unknown_names(tmp_path: Path) -> None:
 
 
 def test_what_ships_can_be_read() -> None:
-    assert {"paper", "data-fraction"} <= shipped().keys()
+    assert {"paper", "data-fraction", "tiny", "gsm8k-smollm2", "negatives"} <= shipped().keys()
     assert all(shipped().values())
