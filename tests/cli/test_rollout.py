@@ -56,7 +56,8 @@ def test_counts_rollouts_and_pairs(run: Path, tmp_path: Path) -> None:
     pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     assert {"prompt", "chosen", "rejected", "rejected_ends", "steps"} <= set(pairs[0])
     outcome = rftfast("pairs", run, "--definition", "outcome", "--out", "-")
-    assert len(outcome.stdout.splitlines()) == 2, outcome.stderr  # two wrong answers of the one question with a right one
+    # Two wrong answers of the one question with a right one.
+    assert len(outcome.stdout.splitlines()) == 2, outcome.stderr
 
 
 def test_what_cannot_be_used_is_said_in_one_line(run: Path, tmp_path: Path) -> None:
