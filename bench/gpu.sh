@@ -97,6 +97,9 @@ fi
 sample smollm2-135m 60 --engines rftfast --profile $smollm2 --max-tokens 128
 
 part kernels 75 "$python" bench/kernels.py --quick --seconds '{limit}' --json "$prefix-kernels.json"
+part train 60 "$python" bench/train.py --device cuda --engines rftfast --model shape:llama-3.2-1b --batch 64 --row-tokens 8192 \
+  --steps 6 --timeout-s '{limit}' --json "$prefix-train.json"
+part head 20 "$python" bench/head.py --device cuda --vocabulary 128256 --width 2048 --json "$prefix-head.json"
 part tests 90 "$python" -m pytest tests/gpu
 sample rivals 75 --engines rftfast,vllm,sglang,transformers-cb,rftfast-noshare \
   --budget-s 20 --model shape:llama-3.2-1b --prompt-tokens 900 --n-prompts 11 --max-tokens 64

@@ -26,6 +26,7 @@ AIMS = {  # tokens a second on one H200, for the prompts and lengths of gpu.sh
     "shape:smollm2-135m": 200e3,
 }
 SHOWN_KERNELS = 3
+TRAINING = ("train", "head")
 
 
 def show(results: Sequence[Result]) -> None:
@@ -34,12 +35,27 @@ def show(results: Sequence[Result]) -> None:
         if result.kernels:
             rates = Rates(1e9 * result.figures["copy bandwidth, GB/s"], 1e12 * result.figures["bf16 products, TFLOP/s"])
             kernels.show(result.kernels, rates)
-    sampled = [result for result in results if result.rows]
+    sampled = [result for result in results if result.rows and result.benchmark not in TRAINING]
     if sampled:
         print(f"{'model':22}{'engine':16}   tokens/s  aim on H200  of bound  step ms  idle")
     for result in sampled:
         for row in result.rows:
             _line(result, row)
+    for result in results:
+        if result.benchmark in TRAINING:
+            _training(result)
+
+
+def _training(result: Result) -> None:
+    for row in result.rows:
+        name = f"{result.benchmark} {result.settings.get('model', '')}".strip()
+        if row.tokens_per_s is None:
+            print(f"{name}, {row.engine}: {row.status}: {row.notes[0][:90]}")
+            continue
+        mfu = row.runs[0].extra.get("mfu")
+        share = f", {mfu:.1%} of the peak" if mfu is not None else ""
+        peak = f", {row.peak_memory_mib:,.0f} MiB at most" if row.peak_memory_mib is not None else ""
+        print(f"{name}, {row.engine}: {row.tokens_per_s:,.0f} tokens/s{share}{peak}")
 
 
 def _line(result: Result, row: Row) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from bench.kernel_case import KernelCase, Planned, Way, relative
 from bench.roofline import Work
-from rftfast.ops import copy_pages, linear, rms_norm, rope, sample, swiglu
+from rftfast.ops import copy_pages, linear, rms_norm, rope, sample, softmax_loss, swiglu
 from rftfast.ops.kv import PAGE, KVPool
 
 BOUND = {torch.bfloat16: 1e-2, torch.float32: 1e-5}  # of |out - exact| / |exact|
@@ -35,6 +35,9 @@ def planned(device: torch.device, dtype: torch.dtype, *, quick: bool, tiny: bool
     yield Planned("rope_write_kv", name, build)
     name = f"{rows}x{inner}"
     yield Planned("swiglu", name, partial(swiglu_case, name, rows, inner, dtype, device))
+    vocab = 300 if tiny else 128_256
+    name = f"{rows}x{vocab} with gradient"
+    yield Planned("softmax_loss", name, partial(loss_case, name, rows, vocab, dtype, device))
     if device.type != "cuda":
         return
     for vocab in (128_256,) if quick else (128_256, 151_936, 32_000):
@@ -166,6 +169,39 @@ def swiglu_case(name: str, rows: int, channels: int, dtype: torch.dtype, device:
         BOUND[dtype],
         lambda: out.fill_(float("nan")),
         {"torch": Way(theirs, theirs)},
+    )
+
+
+def loss_case(name: str, rows: int, vocab: int, dtype: torch.dtype, device: torch.device) -> KernelCase:
+    """Training's: the losses of rows of scores, and their gradient in the scores' place."""
+    first = (torch.randn(rows, vocab, device=device) * 3).to(dtype)
+    labels = torch.randint(vocab, (rows,), device=device)
+    scores, nll = first.clone(), torch.empty(rows, device=device)
+    wide, wide_nll = first.double(), torch.empty(rows, dtype=torch.float64, device=device)
+    softmax_loss.reference(wide, labels, wide_nll, gradient=True)
+
+    def ours() -> torch.Tensor:
+        return softmax_loss.triton(scores, labels, nll, gradient=True)
+
+    def theirs() -> torch.Tensor:
+        products = scores.detach().requires_grad_()
+        loss = F.cross_entropy(products.float(), labels, reduction="none")
+        scores.copy_(torch.autograd.grad(loss.sum(), products)[0])
+        return nll.copy_(loss.detach())
+
+    def result(way: Callable[[], torch.Tensor]) -> torch.Tensor:
+        found = way()
+        return torch.tensor([relative(scores, wide), relative(found, wide_nll)])
+
+    return KernelCase(
+        "softmax_loss",
+        name,
+        Work(2 * rows * vocab * dtype.itemsize, 0.0),
+        Way(ours, partial(result, ours)),
+        lambda errors: float(errors.max()),
+        BOUND[dtype],
+        lambda: scores.copy_(first),
+        {"torch": Way(theirs, partial(result, theirs))},
     )
 
 

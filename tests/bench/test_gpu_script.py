@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,19 @@ from bench import gpu_table
 from bench.schema import KernelTime, Machine, Measure, Result, Row
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ["build", "smoke", "llama-3.2-1b", "llama-7b", "qwen2.5-1.5b", "smollm2-135m", "kernels", "tests", "rivals"]
+PARTS = [
+    "build",
+    "smoke",
+    "llama-3.2-1b",
+    "llama-7b",
+    "qwen2.5-1.5b",
+    "smollm2-135m",
+    "kernels",
+    "train",
+    "head",
+    "tests",
+    "rivals",
+]
 STAND_IN = """#!/usr/bin/env bash
 echo "$@" >>"$ASKED"
 case "$1 $2" in
@@ -67,13 +80,14 @@ def _exists(path):
 
 def test_its_commands_are_understood(stand_in, tmp_path):
     """Every option of every part is one that the program knows."""
-    from bench import kernels, throughput
+    from bench import head, kernels, throughput, train
 
     for line in script("--plan", python=stand_in, ASKED=str(tmp_path / "asked")).stdout.splitlines():
         if " -k " in line:
             file, word = line.split(" -x ")[1].split(" -k ")
             assert f"def test_{word}" in (ROOT / file).read_text()
-        for program, module in (("bench/throughput.py", throughput), ("bench/kernels.py", kernels)):
+        for module in (throughput, kernels, train, head):
+            program = f"bench/{module.__name__.split('.')[-1]}.py"
             if program in line:
                 args = module._parser().parse_args(line.split(program)[1].split())
                 assert args.json.name.startswith("fake-gpu-")
@@ -131,4 +145,11 @@ def test_the_table(tmp_path, capsys):
     assert "50.0% in 24 launches of a kernel" in said and "not installed" in said
     kernel_line = next(line for line in said.splitlines() if "a case" in line)
     assert " 62.5%" in kernel_line and "2.50x  flash decode" in kernel_line  # 2.5 of 4 TB/s
+    trained = Row.of("rftfast", [Measure(2.0, 80_000, 64, extra={"mfu": 0.42}, peak_memory_mib=9000)])
+    replace(_result((trained, theirs), model="shape:llama-3.2-1b"), benchmark="train").write(tmp_path / "c.json")
+    replace(_result((Row.of("plain", [Measure(2.0, 80_000, 64)]),)), benchmark="head").write(tmp_path / "d.json")
+    assert gpu_table.main([str(tmp_path / "c.json"), str(tmp_path / "d.json")]) == 0
+    said = capsys.readouterr().out
+    assert "train shape:llama-3.2-1b, rftfast: 40,000 tokens/s, 42.0% of the peak, 9,000 MiB at most" in said
+    assert "head, plain: 40,000 tokens/s\n" in said and "vllm: skipped: not installed" in said
     assert gpu_table.main([]) == 2 and gpu_table.main([str(tmp_path / "none.json")]) == 2
