@@ -29,9 +29,10 @@ if __name__ == "__main__":  # run as a script: make this folder the package `ben
 
 from bench.dpo_engines import ENGINES, OURS, tokens_of
 from bench.dpo_job import PairJob
-from bench.machine import machine, usable_cores, versions
+from bench.machine import machine, versions
 from bench.schema import Result, Row
 from bench.train import measure_all
+from bench.train_command import add_options, execute, show_trainers
 
 WORKER = Path(__file__).resolve().parent / "dpo_worker.py"
 
@@ -154,7 +155,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ",".join(ENGINES)
     parser.add_argument("--engines", default=names, help=f"comma-separated, of {names} (default: all)")
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="folder or name (default: %(default)s)")
     parser.add_argument("--data", help="JSONL of pairs, as 'rftfast pairs' writes them")
     parser.add_argument("--questions", help="questions to make pairs of (default: the bundled ones)")
     parser.add_argument("--cut", action="store_true", help="made pairs: rejected answers end after one of their lines")
@@ -162,65 +162,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--micro-batch", type=int, default=4, help="pairs that TRL pads together (default: %(default)s)"
     )
-    parser.add_argument("--row-tokens", type=int, default=4096, help="tokens of a packed row (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=2, help="measured steps (default: %(default)s)")
-    parser.add_argument("--warm-up", type=int, default=1, help="steps before them (default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=1e-6, help="constant learning rate (default: %(default)s)")
     parser.add_argument("--beta", type=float, default=0.1, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="of every trainer (default: all cores)")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(default: %(default)s)")
-    parser.add_argument(
-        "--repeat", type=int, default=1, help="rounds over all trainers; medians (default: %(default)s)"
-    )
-    parser.add_argument("--timeout-s", type=float, default=3600.0, help="of one trainer (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the result here")
+    add_options(parser, steps=2, lr=1e-6)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    from rftfast.errors import UserError
-
-    args = _parser().parse_args(argv)
-    try:
-        result = run(args)
-        if args.json is not None:
-            result.write(args.json)
-    except (UserError, OSError) as error:
-        print(f"dpo: {error}", file=sys.stderr)
-        return 2
-    _show(result)
-    return 0
+    return execute("dpo", _parser().parse_args(argv), run, _show)
 
 
 def _show(result: Result) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     s = result.settings
-    console = Console(width=140, highlight=False)
-    console.print(f"{result.machine.cpu}, {result.machine.cores} cores; load before: {s['load_before']:.1f}")
-    console.print(
-        f"{s['model']}: {s['steps']} steps of {s['batch']} pairs; on average {s['mean_prompt']:.0f} tokens of prompt,"
+    job = (
+        f"{s['steps']} steps of {s['batch']} pairs; on average {s['mean_prompt']:.0f} tokens of prompt,"
         f" {s['mean_chosen']:.0f} chosen, {s['mean_rejected']:.0f} rejected"
     )
-    table = Table()
-    for head in ("trainer", "useful tokens/s", "ours is", "s a step", "processor s a step", "peak MiB"):
-        table.add_column(head, justify="left" if head == "trainer" else "right")
-    for row in result.rows:
-        if not row.runs:
-            table.add_row(row.engine, row.status, "", "", "", "")
-            continue
-        processor = min(run.extra["processor_s"] for run in row.runs) / s["steps"]
-        ratio = "" if row.times_slower is None else f"{row.times_slower:.2f}×"
-        cells = (f"{row.tokens_per_s:.0f}", ratio, f"{(row.step_ms or 0) / 1e3:.2f}", f"{processor:.2f}")
-        table.add_row(row.engine, *cells, f"{row.peak_memory_mib:.0f}")
-    console.print(table)
-    for name, value in result.figures.items():
-        console.print(f"{name}: {value:.4g}")
-    for row in result.rows:
-        for note in row.notes:
-            console.print(f"{row.engine}: {note}", style="dim", markup=False)
+    show_trainers(result, job, digits=".4g")
 
 
 if __name__ == "__main__":

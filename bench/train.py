@@ -27,8 +27,9 @@ if __name__ == "__main__":  # run as a script: make this folder the package `ben
 
     _import_bench()
 
-from bench.machine import machine, usable_cores, versions
+from bench.machine import machine, versions
 from bench.schema import Measure, Result, Row, with_ratios
+from bench.train_command import add_options, execute, show_trainers
 from bench.train_engines import ENGINES, OURS, OURS_FLOAT32
 from bench.train_job import TrainJob
 
@@ -208,7 +209,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ",".join(ENGINES)
     parser.add_argument("--engines", default=names, help=f"comma-separated, of {names} (default: all)")
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="folder or name (default: %(default)s)")
     parser.add_argument(
         "--data", help="run directory, prompt-completion or question file (default: the bundled questions)"
     )
@@ -217,68 +217,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--micro-batch", type=int, default=8, help="documents the Trainer pads together (default: %(default)s)"
     )
-    parser.add_argument("--row-tokens", type=int, default=4096, help="tokens of a packed row (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=3, help="measured steps (default: %(default)s)")
-    parser.add_argument("--warm-up", type=int, default=1, help="steps before them (default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=2e-5, help="constant learning rate (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="of every trainer (default: all cores)")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(default: %(default)s)")
-    parser.add_argument(
-        "--repeat", type=int, default=1, help="rounds over all trainers; medians (default: %(default)s)"
-    )
+    add_options(parser, steps=3, lr=2e-5)
     parser.add_argument("--once", default="", help="trainers of the first round alone (slow ones)")
-    parser.add_argument("--timeout-s", type=float, default=3600.0, help="of one trainer (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the result here")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    from rftfast.errors import UserError
-
-    args = _parser().parse_args(argv)
-    try:
-        result = run(args)
-        if args.json is not None:
-            result.write(args.json)
-    except (UserError, OSError) as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 2
-    _show(result)
-    return 0
+    return execute("train", _parser().parse_args(argv), run, _show)
 
 
 def _show(result: Result) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    settings = result.settings
-    console = Console(width=140)
-    console.print(f"{result.machine.cpu}, {result.machine.cores} cores; load before: {settings['load_before']:.1f}")
-    console.print(
-        f"{settings['model']}: {settings['steps']} steps of {settings['batch']} documents, "
-        f"{settings['mean_tokens']:.0f} tokens on average, {settings['longest']} at most"
-    )
-    table = Table()
-    for head in ("trainer", "useful tokens/s", "ours is", "s a step", "processor s a step", "peak MiB"):
-        table.add_column(head, justify="left" if head == "trainer" else "right")
-    for row in result.rows:
-        if not row.runs:
-            table.add_row(row.engine, row.status, "", "", "", "")
-            continue
-        processor = min(run.extra["processor_s"] for run in row.runs) / settings["steps"]
-        ratio = "" if row.times_slower is None else f"{row.times_slower:.2f}×"
-        cells = (f"{row.tokens_per_s:.0f}", ratio, f"{(row.step_ms or 0) / 1e3:.2f}", f"{processor:.2f}")
-        table.add_row(row.engine, *cells, f"{row.peak_memory_mib:.0f}")
-    console.print(table)
-    for name, value in result.figures.items():
-        console.print(f"{name}: {value:.2f}")
-    for row in result.rows:
-        for mfu in {run.extra["mfu"] for run in row.runs if run.extra.get("mfu")}:
-            console.print(f"{row.engine}: {100 * mfu:.1f} % of the peak (MFU)")
-    for row in result.rows:
-        for note in row.notes:
-            console.print(f"{row.engine}: {note}", style="dim", markup=False, highlight=False)
+    s = result.settings
+    job = f"{s['steps']} steps of {s['batch']} documents, {s['mean_tokens']:.0f} tokens on average, {s['longest']} at most"
+    show_trainers(result, job, digits=".2f")
 
 
 if __name__ == "__main__":
