@@ -18,7 +18,7 @@ _KINDS = {"sums": 0.15, "facts": 0.85}
 _LINES = 12  # calculations a document
 _STYLE = Style()
 _WRITTEN = ("value", "equation", "equation", "calculator", "calculator")
-_FIRST = float(__import__("os").environ.get("FIRST", "0.5"))
+_FIRST = 0.5  # share of stories of which only what follows from the given numbers alone is said
 
 
 def make_text(seed: int) -> Iterator[tuple[str, str]]:
