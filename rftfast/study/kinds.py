@@ -7,6 +7,7 @@ options of a kind are those of the command behind it, read off that command, so 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import sys
 import types
@@ -94,7 +95,7 @@ def _of_command(module: str, function: str, without: str) -> Callable[[], Option
     """The options of a typer command but for those in ``without``."""
 
     def read() -> Options:
-        target = getattr(__import__(module, fromlist=[function]), function)
+        target = getattr(importlib.import_module(module), function)
         hints = typing.get_type_hints(target)
         return {
             name: Option(_plain(hints[name]), parameter.default.default)
@@ -109,7 +110,7 @@ def _of_training(module: str, name: str, without: str = "") -> Callable[[], Opti
     """The fields of a training configuration but for those in ``without``."""
 
     def read() -> Options:
-        config = getattr(__import__(module, fromlist=[name]), name)
+        config = getattr(importlib.import_module(module), name)
         hints = typing.get_type_hints(config)
         left_out = ("model", "data", "out", "dry_run", *without.split())
         found = {
