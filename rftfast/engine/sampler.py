@@ -19,6 +19,7 @@ from rftfast.engine.params import Generation, Request, SamplingParams
 from rftfast.engine.rng import sample_key
 from rftfast.engine.runner import Launched, Noise, Runner
 from rftfast.engine.scheduler import Scheduler, SequenceState, Step
+from rftfast.engine.stats import Meter, Stats, StepTimes
 from rftfast.engine.stops import StopStrings, cut
 from rftfast.engine.tree import PAGE, UNKNOWN, KVTree
 from rftfast.errors import UserError
@@ -54,39 +55,6 @@ class _InFlight:
     sequences: list[SequenceState]
     places: list[int]
     launched: Launched
-
-
-@dataclass(frozen=True)
-class StepTimes:
-    """One step as ``Sampler.on_step`` is told of it: rows launched in it, and where the host's time went since the step
-    before, in seconds: in all, and by part (``Stats.seconds``)."""
-
-    decode_rows: int
-    prefill_rows: int
-    seconds: float
-    parts: dict[str, float]
-
-
-@dataclass
-class Stats:
-    """Counters since the sampler was made. ``seconds`` of the host by part: schedule, host (taking in tokens) and those of
-    the runner: plan, model and sample on a CPU; plan, launch and wait (for the device) on a GPU."""
-
-    steps: int = 0
-    decode_rows: int = 0
-    prefill_rows: int = 0
-    finished: int = 0
-    prompt_tokens: int = 0
-    """Prompt tokens of all paths started, as if each had its own."""
-    preemptions: int = 0
-    beyond_end: int = 0
-    """Rows computed for paths that had ended with the step before (only where steps are launched ahead)."""
-    seconds: dict[str, float] | None = None
-
-    @property
-    def saved_tokens(self) -> int:
-        """Prompt tokens that sharing spared."""
-        return max(0, self.prompt_tokens - self.prefill_rows)
 
 
 class Sampler:
@@ -126,14 +94,12 @@ class Sampler:
         self.scheduler = Scheduler(self.tree, batch.max_running, batch.max_rows, ordered=ordered)
         self.on_step: Callable[[StepTimes], None] | None = None
         """Called after each step."""
-        self._told: dict[str, float] = {}
+        self._meter = Meter(self.scheduler, self.runner.seconds)
         self._token_bytes: list[bytes] | None = None
         self._stops: dict[tuple[str, ...], StopStrings] = {}
         self._ends: dict[tuple[tuple[str, ...], bool], np.ndarray] = {}
         self._watch: Watch | None = None
         self._in_flight: _InFlight | None = None
-        self._steps = self._decode_rows = self._finished = self._beyond_end = 0
-        self._schedule_seconds = self._host_seconds = 0.0
 
     def _make_runner(self, batch: Batch, graphs: bool) -> tuple[KVPool, Runner | GpuRunner]:
         c, device, dtype = self.config, self.decoder.embed.device, self.decoder.dtype
@@ -336,21 +302,10 @@ class Sampler:
             raise
         ran = time.perf_counter()
         finished = self._take(before, tokens, logprobs) if before else []
-        self._steps += step.rows > 0
-        self._decode_rows += len(step.decode)
-        self._finished += len(finished)
-        self._schedule_seconds += scheduled - begin
-        self._host_seconds += time.perf_counter() - ran
+        self._meter.count(step, len(finished), schedule=scheduled - begin, host=time.perf_counter() - ran)
         if self.on_step is not None:
-            self.on_step(self._times(step, time.perf_counter() - begin))
+            self.on_step(self._meter.step_times(step, time.perf_counter() - begin))
         return finished
-
-    def _times(self, step: Step, seconds: float) -> StepTimes:
-        """``seconds`` of the step, and by part what has come to the counters since the last time."""
-        now = self.stats.seconds or {}
-        parts = {name: value - self._told.get(name, 0.0) for name, value in now.items()}
-        self._told = now
-        return StepTimes(len(step.decode), step.rows - len(step.decode), seconds, parts)
 
     def _launch(self, step: Step, before: _InFlight | None) -> _InFlight:
         paths = [s.payload for s in step.decode]
@@ -376,7 +331,7 @@ class Sampler:
             path = sequence.payload
             assert isinstance(path, _Path)
             if sequence.ended:
-                self._beyond_end += 1
+                self._meter.beyond_end += 1
                 continue
             if token < 0:
                 raise UserError(
@@ -417,18 +372,7 @@ class Sampler:
 
     @property
     def stats(self) -> Stats:
-        s = self.scheduler
-        seconds = {"schedule": self._schedule_seconds, **self.runner.seconds, "host": self._host_seconds}
-        return Stats(
-            self._steps,
-            self._decode_rows,
-            s.prefill_tokens,
-            self._finished,
-            s.prompt_tokens,
-            s.preemptions,
-            self._beyond_end,
-            seconds,
-        )
+        return self._meter.stats()
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:

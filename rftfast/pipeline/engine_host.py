@@ -10,7 +10,8 @@ from typing import Any
 
 from rftfast.engine.monitor import Monitor
 from rftfast.engine.params import Generation, Request
-from rftfast.engine.sampler import Sampler, Stats
+from rftfast.engine.sampler import Sampler
+from rftfast.engine.stats import Stats
 from rftfast.errors import UserError
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from rftfast.engine.monitor import Monitor
 from rftfast.engine.params import Generation, Request
-from rftfast.engine.sampler import Stats
+from rftfast.engine.stats import Stats
 from rftfast.errors import UserError
 from rftfast.pipeline.engine_host import Collected, Described
 
@@ -97,7 +97,7 @@ class Fleet:
         """Sums over the engines."""
         total = replace(self._gone)
         for engine in self._engines:
-            _add(total, engine.stats)
+            total.add(engine.stats)
         return total
 
     def check_request(self, request: Request) -> None:
@@ -170,7 +170,7 @@ class Fleet:
         except EngineLost as error:
             self._engines.remove(engine)
             self.lost.append(f"{engine.remote.name}: {error}")
-            _add(self._gone, engine.stats)
+            self._gone.add(engine.stats)
             engine.remote.close()
             for requests in engine.dealt.values():
                 for request in requests:
@@ -183,8 +183,3 @@ class Fleet:
 
 
 _END: Request = Request("", ())
-
-
-def _add(total: Stats, part: Stats) -> None:
-    for name in ("steps", "decode_rows", "prefill_rows", "finished", "prompt_tokens", "preemptions"):
-        setattr(total, name, getattr(total, name) + getattr(part, name))

@@ -16,7 +16,7 @@ from bench.prompts import build, random_prompts
 from bench.roofline import Rates
 from bench.schema import Measure, Result
 from bench.to_gguf import convert, interleave_rope
-from rftfast.engine.sampler import StepTimes
+from rftfast.engine.stats import StepTimes
 from rftfast.errors import UserError
 from rftfast.models.shapes import SHAPES
 

@@ -19,7 +19,7 @@ from rftfast.engine import Generation, Request, Sampler, SamplingParams
 from rftfast.engine.gpu_runner import GpuRunner, buckets
 from rftfast.engine.memory import Batch, MemoryPlan
 from rftfast.engine.runner import Runner
-from rftfast.engine.sampler import StepTimes
+from rftfast.engine.stats import StepTimes
 from rftfast.models.config import ModelConfig
 from rftfast.models.decoder import Decoder
 from rftfast.models.rope import rope_table

@@ -13,7 +13,7 @@ import torch
 
 from rftfast.engine import Generation, Request, Sampler, SamplingParams
 from rftfast.engine.gpu_runner import GpuRunner, Mixed
-from rftfast.engine.sampler import StepTimes
+from rftfast.engine.stats import StepTimes
 from rftfast.ops import cuda
 from tests.tiny_model import write_tiny_llama
 

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from rftfast.data.run_dir import RunDir
 from rftfast.engine.params import Generation, Request
-from rftfast.engine.sampler import Stats
+from rftfast.engine.stats import Stats
 from rftfast.models.tokenizer import Tokenizer
 from rftfast.negatives import rollouts
 from rftfast.negatives.job import RolloutJob, RolloutOptions, prepare

@@ -12,7 +12,7 @@ import pytest
 
 from rftfast.data.run_dir import RunDir
 from rftfast.engine.params import Generation, Request
-from rftfast.engine.sampler import Stats
+from rftfast.engine.stats import Stats
 from rftfast.errors import UserError
 from rftfast.pipeline import budget
 from rftfast.pipeline.job import Job, SampleOptions, prepare

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rftfast.engine import Generation, Request, Sampler, SamplingParams
-from rftfast.engine.sampler import Stats
+from rftfast.engine.stats import Stats
 from rftfast.errors import UserError
 from rftfast.pipeline.early_stop import OnlineVerifier
 from rftfast.pipeline.engine_host import Collected, Described, EngineHost

@@ -14,7 +14,7 @@ import pytest
 from rftfast.data.prompts import Template, save_template
 from rftfast.data.run_dir import RunDir
 from rftfast.engine.params import Generation, Request
-from rftfast.engine.sampler import Stats
+from rftfast.engine.stats import Stats
 from rftfast.errors import UserError
 from rftfast.pipeline.job import Job, SampleOptions, prepare
 from rftfast.pipeline.sample import Progress, run
