@@ -99,7 +99,7 @@ def _named() -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, which YAML itself would take the last of."""
+    """Refuses a key that stands twice, which YAML itself would take the last of; reads ``2e-5`` as a number, as YAML 1.2 does."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -109,6 +109,9 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+"), list("-+0123456789"))
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from tests.study.run_here import run_here
 # A model that has learned six problems nearly by heart is now right and now wrong on them, which is all that is needed.
 TINY = {
     "sizes": "[6]",
+    "more_sizes": "[3]",
     "seeds": "[0]",
     "pool": "6",
     "test": "4",
@@ -40,6 +41,7 @@ TINY = {
     "many": "[1]",
     "many_sizes": "[6]",
     "by_answer": "[{method: outcome, definition: outcome, series: outcome DPO}]",
+    "by_step": "[{method: step, definition: paper, series: per-step DPO}]",
     "dpo_epochs": "1",
     "dpo_lr": "1.0e-4",
     "step_sizes": "[6]",
@@ -69,11 +71,15 @@ def test_the_whole_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     states = statuses(graph)
     rows = collect(graph, states, study.baseline)
     assert [(row.group, row.name) for row in rows] == [
-        ("6 problems", name)
-        for name in ("SFT", "RFT, k = 4", "RFT on all right samples of 1", "outcome DPO", "per-step DPO")
+        ("6 problems", "SFT"),
+        ("3 problems", "SFT"),  # for the curve alone
+        ("6 problems", "RFT, k = 4"),
+        ("6 problems", "RFT on all right samples of 1"),
+        ("6 problems", "outcome DPO"),
+        ("6 problems", "per-step DPO"),
     ]
-    assert all(row.gain is not None for row in rows[1:])
-    assert rows[3].data_mean("rows") and rows[4].data_mean("rows")  # pairs
+    assert all(row.gain is not None for row in rows[2:])
+    assert rows[4].data_mean("rows") and rows[5].data_mean("rows")  # pairs
     pair = json.loads((graph["pairs-by-step-6-0"].folder / "pairs.jsonl").read_text().splitlines()[0])
     assert pair["definition"] == "paper"
     assert (graph["dpo-by-step-6-0"].folder / "reference").is_dir()
@@ -96,12 +102,12 @@ def test_the_whole_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_it_takes(tmp_path: Path) -> None:
-    """As it ships: five doublings, three seeds, five methods."""
+    """As it ships: four sizes and two more of SFT alone, three seeds, six methods."""
     graph = build_graph(read_file("negatives"), tmp_path / "out")
     kinds = Counter(step.kind.name for step in graph.values())
-    assert kinds["sft"] == 15 and kinds["rft"] == 15 + 18 and kinds["dpo"] == 45 and kinds["pairs"] == 45
-    assert kinds["eval"] == 15 + 33 + 45
-    assert kinds["rollout"] == 15 + 15  # of the negatives; of right answers
+    assert kinds["sft"] == 12 + 6 and kinds["rft"] == 12 + 18 and kinds["dpo"] == 48 and kinds["pairs"] == 48
+    assert kinds["eval"] == 18 + 30 + 48
+    assert kinds["rollout"] == 12 + 18  # of the negatives; of right answers
     given = build_graph(read_file("negatives", {"base": str(tmp_path), "bases": "[]"}), tmp_path / "out")
     assert not any(step.kind.name in ("blank", "pretrain") for step in given.values())
     assert given["sft-125-0"].command()[given["sft-125-0"].command().index("--model") + 1] == str(tmp_path)

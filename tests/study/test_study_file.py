@@ -34,6 +34,12 @@ def test_parameters_are_replaced(tmp_path: Path) -> None:
     assert study.out == "runs/study"
 
 
+def test_numbers_with_an_exponent(tmp_path: Path) -> None:
+    """YAML 1.1 takes 2e-5 for text; nobody means that."""
+    text = "title: t\nparameters: {lr: 1e-3, name: 2e}\nsteps:\n  w: {kind: sft, lr: <lr>, beta2: 1E5, model: <name>}\n"
+    assert read(tmp_path, text, lr="-2e-5").steps[0].options == {"lr": -2e-5, "beta2": 1e5, "model": "2e"}
+
+
 def test_an_empty_list_makes_no_step(tmp_path: Path) -> None:
     text = "title: t\nparameters: {seeds: []}\nsteps:\n  w: {kind: world}\n  x<s>: {kind: world, for: {s: <seeds>}}\n"
     assert [step.name for step in read(tmp_path, text).steps] == ["w"]
