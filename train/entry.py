@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rftfast.train.job import Job
     from rftfast.train.trainer import Trainer
 
+    Training = tuple[Callable[[TrainConfig, str], Job], type[Trainer]]
+
 
 def main(
     method: str,
@@ -23,12 +25,12 @@ def main(
     arguments: Sequence[str] | None = None,
     *,
     options: type[TrainConfig] | None = None,
-    prepare: Callable[[TrainConfig, str], Job] | None = None,
-    trainer: type[Trainer] | None = None,
+    load: Callable[[], Training] | None = None,
 ) -> int:
     """Run one training method from the command line; the process's exit status.
 
-    ``options``, ``prepare`` and ``trainer`` are those of supervised training, unless the method has its own.
+    ``options``, and what ``load`` imports (what prepares a job, and what trains it), are those of supervised training unless
+    the method has its own. ``load`` is called when the options are known to be right.
 
     0: the model is there. 2: bad input, in one line on stderr. 128 + n: stopped by signal n, everything saved.
     """
@@ -42,16 +44,16 @@ def main(
         return _end(f"error: {error}", 2, rank)
 
     # After the options, so that --help and a wrong option do not wait for torch and transformers.
-    from rftfast.train import job
     from rftfast.train.dry_run import show_job
     from rftfast.train.stop import Stopped
     from rftfast.train.trainer import run_job
 
+    prepare, trainer = (load or _supervised)()
     logging.basicConfig(format="%(message)s", level=logging.WARNING if rank else logging.INFO)
     for noisy in ("httpx", "torch", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        prepared = (prepare or job.prepare)(config, method)
+        prepared = prepare(config, method)
         if config.dry_run:
             show_job(prepared)
         else:
@@ -61,6 +63,13 @@ def main(
     except Stopped as stopped:
         return _end("" if rank else str(stopped), 128 + stopped.number, 0)
     return 0
+
+
+def _supervised() -> Training:
+    from rftfast.train.job import prepare
+    from rftfast.train.trainer import Trainer
+
+    return prepare, Trainer
 
 
 def _end(line: str, status: int, rank: int) -> int:

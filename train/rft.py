@@ -5,8 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rftfast.train.config import TrainConfig
-    from rftfast.train.job import Job
+    from rftfast.train.entry import Training
 
 # Before torch is loaded: threads that wait sleep soon instead of starving their partners (see docs/lab-book.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -17,13 +16,14 @@ def main() -> int:
     from rftfast.train.config import RftConfig
 
     about = "Fine-tune a base model on verified reasoning paths (rejection-sampling fine-tuning)."
-    return entry.main("rft", about, options=RftConfig, prepare=_prepare)
+    return entry.main("rft", about, options=RftConfig, load=_load)
 
 
-def _prepare(config: "TrainConfig", method: str) -> "Job":
-    from rftfast.train import advantages
+def _load() -> "Training":
+    from rftfast.train.advantages import prepare
+    from rftfast.train.trainer import Trainer
 
-    return advantages.prepare(config, method)
+    return prepare, Trainer
 
 
 if __name__ == "__main__":

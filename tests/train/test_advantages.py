@@ -18,7 +18,7 @@ from rftfast.train.attention import use_packed_attention
 from rftfast.train.batch import collate
 from rftfast.train.loss import batch_loss
 from rftfast.train.packing import Row, Unit
-from rftfast.train.trainer import run_job
+from rftfast.train.trainer import Trainer, run_job
 from tests.negatives.hand_made import make_rollouts, make_run, response, rolled, state
 from tests.tiny_model import EOS
 from tests.train.dpo_run import write_rows
@@ -172,7 +172,7 @@ def test_from_the_command_line(tmp_path, capsys):
     data = write_rows(tmp_path / "steps.jsonl", [row(0.2, -0.1, 0.5, right=True)])
     settings(tmp_path, data)
     given = ["--model", str(tmp_path / "base"), "--data", str(data), "--out", str(tmp_path / "out"), "--dry-run"]
-    found = {"options": RftConfig, "prepare": prepare}
+    found = {"options": RftConfig, "load": lambda: (prepare, Trainer)}
     assert entry.main("rft", "", [*given, "--step-advantages"], **found) == 0
     assert "2 of 3 steps are learned" in capsys.readouterr().out
     assert entry.main("rft", "", given, **found) == 2

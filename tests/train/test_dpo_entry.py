@@ -27,7 +27,7 @@ def train(settings):
 
 
 def dpo(*given: str) -> int:
-    return entry.main("dpo", "", given, options=PreferenceConfig, prepare=prepare, trainer=PreferenceTrainer)
+    return entry.main("dpo", "", given, options=PreferenceConfig, load=lambda: (prepare, PreferenceTrainer))
 
 
 @pytest.fixture(scope="module")

@@ -97,12 +97,17 @@ def test_two_processes_are_told_to_stop_and_one_goes_on(whole, tmp_path):
     assert [row[5] for row in ours] == [row[5] for row in theirs]
 
 
-def test_help_and_wrong_options_do_not_wait_for_torch():
-    code = "import sys; from rftfast.train.rft import main; print(main()); print('torch' in sys.modules)"
-    process = start("-c", code, "--model", "m", "--shedule", "linear")
+@pytest.mark.parametrize("method", ["sft", "rft", "dpo"])
+def test_help_and_wrong_options_do_not_wait_for_torch(method):
+    wrong = f"import sys; from rftfast.train.{method} import main; print(main()); print('torch' in sys.modules)"
+    process = start("-c", wrong, "--model", "m", "--shedule", "linear")
     out, errors = process.communicate(timeout=120)
     assert out.split() == ["2", "False"]
     assert errors == "error: the following arguments are required: --data, --out; see --help\n"
+    at_exit = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); "
+    process = start("-c", f"{at_exit}from rftfast.train.{method} import main; main()", "--help")
+    out, errors = process.communicate(timeout=120)
+    assert out.startswith(f"usage: train/{method}.py") and out.endswith("\nFalse\n") and not errors
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path):
