@@ -73,6 +73,18 @@ def append_whole(path: Path, data: bytes) -> None:
             os.close(handle)
 
 
+def mend_lines(path: Path) -> None:
+    """A last line that was cut short goes.
+
+    Raises:
+        UserError: the disk is full or refuses.
+    """
+    with write_errors(path):
+        data = path.read_bytes() if path.exists() else b""
+    if data and not data.endswith(b"\n"):
+        write_atomic(path, [data[: data.rfind(b"\n") + 1]])
+
+
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries (a rename) to the disk, where the file system knows how to."""
     handle = os.open(folder, os.O_RDONLY)

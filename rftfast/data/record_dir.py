@@ -13,15 +13,14 @@ of their ids, so that its bytes do not depend on when each record was made.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from rftfast.data.atomic import append_whole, remove_temporary, write_atomic, write_errors
+from rftfast.data.atomic import mend_lines, remove_temporary, write_atomic, write_errors
+from rftfast.data.held_dir import METRICS_FILE, HeldDir
 from rftfast.data.lock import RunLock
 from rftfast.data.manifest import RUN_FILE, check_folder, open_manifest, read_manifest
 from rftfast.data.parts import json_line, part_number, part_path, part_paths
@@ -31,14 +30,13 @@ _PARTS = "parts"
 _MEND = "remove that file and run the same command again: its records are made once more"
 
 
-class RecordDir:
+class RecordDir(HeldDir):
     """A directory opened for writing, by one process and from one thread. Built by :meth:`open`; a context manager."""
 
     def __init__(self, path: Path, lock: RunLock, policy: tuple[int, float], clock: Callable[[], float]) -> None:
-        self.path = path
+        super().__init__(path, lock)
         self.resumed = False
         self._parts = path / _PARTS
-        self._lock = lock
         self._commit_records, self._commit_seconds = policy
         self._clock = clock
         self._stored: dict[str, str] = {}  # id -> its part's name
@@ -82,7 +80,7 @@ class RecordDir:
                 directory._parts.mkdir(exist_ok=True)
             remove_temporary(directory._parts)
             directory._load()
-            mend_lines(path / "metrics.jsonl")
+            mend_lines(path / METRICS_FILE)
             event = "resume" if directory.resumed else "start"
             directory.metrics({"event": event, "versions": versions, "notes": notes or {}})
         except BaseException:
@@ -122,31 +120,6 @@ class RecordDir:
             names = list(self._buffer)
             write_atomic(path, [self._buffer[name] for name in names])
             self._enter(path, names)
-
-    def metrics(self, values: Mapping[str, Any]) -> None:
-        """Append a line of figures to ``metrics.jsonl``, with the Unix time in seconds as ``time``."""
-        line = json.dumps({"time": round(time.time(), 3), **values}).encode() + b"\n"
-        append_whole(self.path / "metrics.jsonl", line)
-
-    def close(self) -> None:
-        """Store what waits and give the folder free for others, even if storing fails."""
-        try:
-            self.commit()
-        finally:
-            self._lock.release()
-
-    def __enter__(self) -> RecordDir:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-            return
-        # The error on its way out is the one to tell; if it is a full disk, storing fails for the same reason.
-        with contextlib.suppress(UserError):
-            self.close()
 
     def _load(self) -> None:
         for part in part_paths(self._parts):
@@ -241,11 +214,3 @@ def _record(part: Path, number: int, line: bytes) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("id"), str):
         raise UserError(f"{part}, line {number}: not a record; {_MEND}")
     return record
-
-
-def mend_lines(file: Path) -> None:
-    """A last line that was cut short goes. Raises UserError if the disk refuses."""
-    with write_errors(file):
-        data = file.read_bytes() if file.exists() else b""
-    if data and not data.endswith(b"\n"):
-        write_atomic(file, [data[: data.rfind(b"\n") + 1]])

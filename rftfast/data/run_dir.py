@@ -14,16 +14,14 @@ there with all its samples or not there at all, and a run that goes on samples j
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from rftfast.data.atomic import append_whole, remove_temporary, write_atomic, write_errors
+from rftfast.data.atomic import mend_lines, remove_temporary, write_atomic, write_errors
+from rftfast.data.held_dir import METRICS_FILE, HeldDir
 from rftfast.data.lock import RunLock
 from rftfast.data.manifest import check_folder, open_manifest, read_manifest
 from rftfast.data.parts import StoredQuestion, finished_question, part_number, part_path, part_paths, read_part
@@ -32,7 +30,7 @@ from rftfast.data.rft_file import RftFile
 from rftfast.errors import UserError
 
 
-class RunDir:
+class RunDir(HeldDir):
     """A run directory opened for writing, by one process and from one thread. Built by :meth:`open`; a context manager."""
 
     path: Path
@@ -42,11 +40,10 @@ class RunDir:
     def __init__(
         self, path: Path, lock: RunLock, *, token_ids: bool, policy: tuple[int, float], clock: Callable[[], float]
     ) -> None:
-        self.path = path
+        super().__init__(path, lock)
         self.logs = path / "logs"
         self.resumed = False
         self._samples = path / "samples"
-        self._lock = lock
         self._token_ids = token_ids
         self._commit_questions, self._commit_seconds = policy
         self._clock = clock
@@ -102,6 +99,7 @@ class RunDir:
             remove_temporary(run._samples)
             run.resumed = open_manifest(path, config, fingerprints, versions, notes or {})
             run._load()
+            mend_lines(path / METRICS_FILE)
             run.metrics({"event": "resume" if run.resumed else "start", "versions": versions, "notes": notes or {}})
         except BaseException:
             lock.release()
@@ -160,15 +158,6 @@ class RunDir:
             write_atomic(path, [rows for _, rows in self._buffer.values()])
             self._enter(path, [stored for stored, _ in self._buffer.values()])
 
-    def metrics(self, values: Mapping[str, Any]) -> None:
-        """Append a line of figures to ``metrics.jsonl``, with the Unix time in seconds as ``time``.
-
-        Raises:
-            UserError: the disk is full or refuses.
-        """
-        line = json.dumps({"time": round(time.time(), 3), **values}).encode() + b"\n"
-        append_whole(self.path / "metrics.jsonl", line)
-
     def finish(self, order: Sequence[str]) -> None:
         """Store what waits and put ``rft.jsonl`` into ``order`` (question ids), so that its bytes depend on content alone.
 
@@ -181,26 +170,6 @@ class RunDir:
     def summary(self) -> dict[str, Any]:
         """Figures over all stored questions; see :func:`summarize`."""
         return _summary(counts for _, counts in self._stored.values())
-
-    def close(self) -> None:
-        """Store what waits and give the folder free for others, even if storing fails."""
-        try:
-            self.commit()
-        finally:
-            self._lock.release()
-
-    def __enter__(self) -> RunDir:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-            return
-        # The error on its way out is the one to tell; if it is a full disk, storing fails for the same reason.
-        with contextlib.suppress(UserError):
-            self.close()
 
     @staticmethod
     def read_samples(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -220,7 +189,7 @@ class RunDir:
             yield from read_part(part)
 
     def _load(self) -> None:
-        """Enter all parts and build ``rft.jsonl`` from them; mend a last line of metrics that was cut short."""
+        """Enter all parts and build ``rft.jsonl`` from them."""
 
         def blocks() -> Iterator[tuple[str, bytes]]:
             for part in part_paths(self._samples):
@@ -235,11 +204,6 @@ class RunDir:
                 self._next_part = part_number(part) + 1
 
         self._rft = RftFile(self.path / "rft.jsonl", blocks())
-        metrics = self.path / "metrics.jsonl"
-        with write_errors(metrics):
-            data = metrics.read_bytes() if metrics.exists() else b""
-        if data and not data.endswith(b"\n"):
-            write_atomic(metrics, [data[: data.rfind(b"\n") + 1]])
 
     def _enter(self, part: Path, questions: Sequence[StoredQuestion]) -> None:
         """Take note of a part that is on the disk. Every step may be repeated, as :meth:`commit` promises."""

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rftfast.data.atomic import append_whole, write_errors
+from rftfast.data.atomic import append_whole, mend_lines, write_errors
 from rftfast.data.export import write_jsonl
 from rftfast.data.questions import question_hash
-from rftfast.data.record_dir import RecordDir, RecordIndex, mend_lines
+from rftfast.data.record_dir import RecordDir, RecordIndex
 from rftfast.synth.agree import agreement
 from rftfast.synth.job import SynthJob
 from rftfast.synth.prompts import read_problem
