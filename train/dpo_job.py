@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 from rftfast.data.manifest import RUN_FILE
-from rftfast.data.prompts import TEMPLATES, Template, load_template, model_template
+from rftfast.data.prompts import Template, load_template, model_template
 from rftfast.errors import UserError
 from rftfast.models.cache import cache_folder
 from rftfast.train.config import TrainConfig
 from rftfast.train.documents import Document
 from rftfast.train.dpo_config import PreferenceConfig
 from rftfast.train.examples import stored_template
-from rftfast.train.job import Job, check_fits, check_folder
+from rftfast.train.job import TELLING, Job, check_fits, check_folder, short_enough
 from rftfast.train.model import Base, open_base
 from rftfast.train.preference import Preference, read_preferences
 from rftfast.train.preference_documents import Pair, fingerprint, pair_documents
 from rftfast.train.preference_packing import PairStep, plan_pairs
-
-_log = logging.getLogger(__name__)
-_NAMED = 5  # pairs named in a message
-_TELLING = (TEMPLATES["gsm8k"], TEMPLATES["alpaca"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,22 +38,15 @@ class PreferenceJob(Job):
     def size(self) -> str:
         return f"{len(self.pairs):,} {self.unit}"
 
-    @functools.cached_property
-    def plan(self) -> tuple[tuple[PairStep, ...], ...]:  # type: ignore[override]
-        """The steps of each epoch."""
+    def _epoch(self, number: int) -> Iterable[PairStep]:
         c = self.config
-        return tuple(
-            tuple(
-                plan_pairs(
-                    self.pairs,
-                    budget_tokens=c.row_tokens,
-                    pairs_per_step=c.batch_size,
-                    seed=c.seed,
-                    epoch=epoch,
-                    pairs_together=c.share_prompts,
-                )
-            )
-            for epoch in range(c.epochs)
+        return plan_pairs(
+            self.pairs,
+            budget_tokens=c.row_tokens,
+            pairs_per_step=c.batch_size,
+            seed=c.seed,
+            epoch=number,
+            pairs_together=c.share_prompts,
         )
 
     def fingerprints(self) -> dict[str, str]:
@@ -86,7 +73,7 @@ def prepare(config: TrainConfig, method: str) -> PreferenceJob:
     preferences = read_preferences(config.data, rendered=rendered)[: config.limit]
     template, notes = _template(config, known, preferences)
     found = pair_documents(preferences, base.tokenizer, eos_id=base.eos_id)
-    kept = _short_enough(found, config)
+    kept = short_enough(found, config, "pair")
     documents: tuple[Document, ...] = tuple(document for pair in kept for document in pair.documents)
     check_fits(documents, base, config)
     stored = None if template is None else replace(template, shots=0, stop=())
@@ -125,7 +112,7 @@ def _template(
             return known, ()
         if config.prompt is not None:
             raise UserError(f"{config.data}: the prompt of {odd} is not made with the template {known.name}")
-    found = next((t for t in _TELLING if all(_has(t, pair) for pair in preferences)), None)
+    found = next((t for t in TELLING if all(_has(t, pair) for pair in preferences)), None)
     if found is not None:
         told = () if known is None else (f"the pairs' template is {found.name}, not the model's own ({known.name})",)
         return found, told
@@ -137,18 +124,3 @@ def _has(template: Template, pair: Preference) -> bool:
     head, tail = template.prompt.replace("{shots}", "").split("{question}", 1)
     prompt = pair.chosen.example.prompt
     return isinstance(prompt, str) and prompt.startswith(head) and tail in prompt[len(head) :]
-
-
-def _short_enough(found: list[Pair], config: PreferenceConfig) -> list[Pair]:
-    longest = {pair.id: max(len(document) for document in pair.documents) for pair in found}
-    long = [name for name, length in longest.items() if length > config.max_length]
-    if not long:
-        return found
-    names = ", ".join(f"{name} ({longest[name]})" for name in long[:_NAMED]) + ", …" * (len(long) > _NAMED)
-    said = f"{len(long)} of {len(found)} pairs are longer than --max-length {config.max_length} tokens: {names}"
-    if not config.drop_long:
-        raise UserError(f"{said}; raise it, or leave them out with --drop-long")
-    if len(long) == len(found):
-        raise UserError(f"{said}; no pair is left, so raise it")
-    _log.warning("%s; they are left out", said)
-    return [pair for pair in found if longest[pair.id] <= config.max_length]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol, TypeVar
 
 from rftfast.data.manifest import RUN_FILE, open_manifest, read_manifest
 from rftfast.data.prompts import TEMPLATES, Template, load_template, model_template
@@ -22,8 +22,19 @@ from rftfast.train.packing import Step, plan_steps
 _log = logging.getLogger(__name__)
 _NAMED = 5  # documents named in a message
 # Templates that can be told from the prompts they make.
-_TELLING = (TEMPLATES["gsm8k"], TEMPLATES["alpaca"])
+TELLING = (TEMPLATES["gsm8k"], TEMPLATES["alpaca"])
 _OURS = ("checkpoints", "logs", "model", "tensorboard", "wandb", "metrics.jsonl", "stopped.jsonl", "loss.png", RUN_FILE)
+
+
+class Named(Protocol):
+    """What has an id and so many tokens."""
+
+    @property
+    def id(self) -> str: ...
+    def __len__(self) -> int: ...
+
+
+T = TypeVar("T", bound=Named)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,19 +55,17 @@ class Job:
     @functools.cached_property
     def plan(self) -> tuple[tuple[Step, ...], ...]:
         """The steps of each epoch."""
+        return tuple(tuple(self._epoch(number)) for number in range(self.config.epochs))
+
+    def _epoch(self, number: int) -> Iterable[Step]:
         c = self.config
-        return tuple(
-            tuple(
-                plan_steps(
-                    self.documents,
-                    budget_tokens=c.row_tokens,
-                    documents_per_step=c.batch_size,
-                    seed=c.seed,
-                    epoch=epoch,
-                    paths_together=c.share_prompts,
-                )
-            )
-            for epoch in range(c.epochs)
+        return plan_steps(
+            self.documents,
+            budget_tokens=c.row_tokens,
+            documents_per_step=c.batch_size,
+            seed=c.seed,
+            epoch=number,
+            paths_together=c.share_prompts,
         )
 
     @property
@@ -180,7 +189,7 @@ def _read(config: TrainConfig, base: Base) -> tuple[list[Example], Template | No
 
 def told_template(examples: Sequence[Example], *others: Template) -> Template | None:
     """The template, of ``others`` or a built-in one, that all the prompts show by themselves, if any."""
-    return next((t for t in (*others, *_TELLING) if all(_has(t, e) for e in examples)), None)
+    return next((t for t in (*others, *TELLING) if all(_has(t, e) for e in examples)), None)
 
 
 def _has(template: Template, example: Example) -> bool:
@@ -196,19 +205,19 @@ def _around(text: str, head: str, tail: str) -> bool:
     return text.startswith(head) and text.endswith(tail)
 
 
-def short_enough(found: list[Document], config: TrainConfig) -> list[Document]:
-    """Without documents longer than ``--max-length``, where that is allowed. UserError names and counts them."""
-    long = [document for document in found if len(document) > config.max_length]
+def short_enough(found: Sequence[T], config: TrainConfig, unit: str = "example") -> list[T]:
+    """Without what is longer than ``--max-length``, where that is allowed. UserError names and counts it."""
+    long = [item for item in found if len(item) > config.max_length]
     if not long:
-        return found
-    names = ", ".join(f"{document.id} ({len(document)})" for document in long[:_NAMED]) + ", …" * (len(long) > _NAMED)
-    said = f"{len(long)} of {len(found)} examples are longer than --max-length {config.max_length} tokens: {names}"
+        return list(found)
+    names = ", ".join(f"{item.id} ({len(item)})" for item in long[:_NAMED]) + ", …" * (len(long) > _NAMED)
+    said = f"{len(long)} of {len(found)} {unit}s are longer than --max-length {config.max_length} tokens: {names}"
     if not config.drop_long:
         raise UserError(f"{said}; raise it, or leave them out with --drop-long")
     if len(long) == len(found):
-        raise UserError(f"{said}; no example is left, so raise it")
+        raise UserError(f"{said}; no {unit} is left, so raise it")
     _log.warning("%s; they are left out", said)
-    return [document for document in found if len(document) <= config.max_length]
+    return [item for item in found if len(item) <= config.max_length]
 
 
 def check_fits(kept: Sequence[Document], base: Base, config: TrainConfig) -> None:

@@ -29,6 +29,10 @@ class Pair:
         assert c.group == r.group and c.prompt_length == r.prompt_length, self.id
         assert np.array_equal(c.tokens[: c.prompt_length], r.tokens[: r.prompt_length]), self.id
 
+    def __len__(self) -> int:
+        """Tokens of the longer one."""
+        return max(len(self.chosen), len(self.rejected))
+
     @property
     def documents(self) -> tuple[Document, Document]:
         return self.chosen, self.rejected
