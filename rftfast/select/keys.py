@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from fractions import Fraction
+from decimal import Decimal
 from functools import lru_cache
 
 from rftfast.errors import UserError
-from rftfast.verify.arithmetic import Code, NotArithmetic, compile_expression
-from rftfast.verify.numbers import canonical
+from rftfast.verify.arithmetic import MAX_CHARS, Code, NotArithmetic, compile_expression
 
 KEYS = ("reference", "canonical", "commutative")
 
@@ -26,10 +26,9 @@ def equation_key(equations: Iterable[str], key: str = "reference") -> str:
         return "|".join(equations).replace(" ", "")
     if key not in KEYS:
         raise UserError(f"select: key is {key!r}; choose one of {', '.join(KEYS)}")
-    return "|".join([_normalised(equation, key) for equation in equations])
+    return "|".join([(_known if len(e) <= MAX_CHARS else _normalised)(e, key) for e in equations])
 
 
-@lru_cache(maxsize=1 << 14)
 def _normalised(equation: str, key: str) -> str:
     parts = []
     for part in equation.split("="):
@@ -38,6 +37,16 @@ def _normalised(equation: str, key: str) -> str:
         except (NotArithmetic, OverflowError):
             parts.append(part.replace(" ", ""))
     return "=".join(parts)
+
+
+_known = lru_cache(maxsize=1 << 14)(_normalised)
+
+
+def _number(value: int | float) -> str:
+    """All of its figures, no zeros behind the last, no exponent."""
+    if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
+        return format(Decimal(repr(value)), "f")
+    return str(int(value))  # OverflowError for what is beyond all floats
 
 
 # A written term: its text and how tightly its outermost operator binds (as in verify.arithmetic).
@@ -49,10 +58,13 @@ def _write(code: Code, commutative: bool) -> str:
     """The expression in one spelling, from its postfix form; no recursion."""
     stack: list[tuple[int, list[_Term]]] = []  # (strength, terms of the sum or product, each with its operator)
 
-    def text(strength: int, terms: list[_Term]) -> str:
+    def movable(strength: int, terms: list[_Term]) -> bool:
         # Remainders and whole divisions take their place in a product as it stands.
-        movable = strength == _SUM or (strength == _PRODUCT and all(t[0][0] in "*/" and t[0][1] != "/" for t in terms))
-        if commutative and movable:
+        whole = strength == _PRODUCT and all(t[0][0] in "*/" and t[0][1] != "/" for t in terms)
+        return commutative and (strength == _SUM or whole)
+
+    def text(strength: int, terms: list[_Term]) -> str:
+        if movable(strength, terms):
             terms = sorted(terms)
         joined = "".join(t[0] for t in terms)
         return joined[1:] if joined[:1] in ("+", "*") and strength in (_SUM, _PRODUCT) else joined
@@ -63,16 +75,13 @@ def _write(code: Code, commutative: bool) -> str:
 
     for step in code:
         if not isinstance(step, str):
-            stack.append((_ATOM, [(canonical(Fraction(repr(step))), _ATOM)]))
-        elif step in ("neg", "pos", "percent"):
-            inner = operand(stack.pop(), _POWER)
-            stack.append(
-                {
-                    "neg": (_SIGN, [(f"-{inner}", 0)]),
-                    "pos": (_SIGN, [(inner, 0)]),
-                    "percent": (_ATOM, [(f"{inner}%", 0)]),
-                }[step]
-            )
+            stack.append((_ATOM, [(_number(step), _ATOM)]))
+        elif step == "neg":
+            stack.append((_SIGN, [(f"-{operand(stack.pop(), _POWER)}", 0)]))
+        elif step == "percent":
+            stack.append((_ATOM, [(f"{operand(stack.pop(), _ATOM)}%", 0)]))
+        elif step == "pos":
+            continue
         elif step == "**":
             right, left = stack.pop(), stack.pop()
             stack.append((_POWER, [(f"{operand(left, _ATOM)}**{operand(right, _SIGN)}", 0)]))
@@ -80,6 +89,10 @@ def _write(code: Code, commutative: bool) -> str:
             strength, lead = (_SUM, "+") if step in "+-" else (_PRODUCT, "*")
             right, left = stack.pop(), stack.pop()
             terms = left[1] if left[0] == strength else [(lead + operand(left, strength), 0)]
-            stack.append((strength, [*terms, (step + operand(right, strength + 1), 0)]))
+            if step in ("+", "*") and right[0] == strength and movable(*right):  # 2+(3+4) is 2+3+4
+                stack.append((strength, terms + right[1]))
+            else:
+                least = _POWER if step == "%" else strength + 1  # 7%-2 would be a percentage less 2
+                stack.append((strength, [*terms, (step + operand(right, least), 0)]))
     ((strength, terms),) = stack
     return text(strength, terms)
