@@ -147,6 +147,72 @@ def test_the_datasets_library_reads_it(tmp_path: Path, form: str) -> None:
     assert json.dumps(table[0])
 
 
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The bytes of a text, and an end; its chat template sets the roles' names in brackets."""
+    pytest.importorskip("trl", reason="TRL is not installed (pip install 'rftfast[bench]')")
+    pytest.importorskip("datasets", reason="the extra 'hub' is not installed")
+    from transformers import PreTrainedTokenizerFast
+
+    from tests.tiny_model import write_tiny_llama
+
+    folder = write_tiny_llama(tmp_path_factory.mktemp("model"))
+    made = PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), eos_token="<end>", pad_token="<end>", name_or_path=str(folder)
+    )
+    made.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    return made
+
+
+def exported(folder: Path, form: str) -> Any:
+    """The format as ``datasets.load_dataset`` gives it."""
+    import datasets
+
+    out = folder / f"out.{form}"
+    with Pool([str(random_run(folder / "run"))]) as pool:
+        export_pool(pool, out, form)
+    kind = "parquet" if form == "parquet" else "json"
+    return datasets.load_dataset(kind, data_files=str(out), split="train", cache_dir=str(folder / "cache"))
+
+
+@pytest.mark.parametrize("form", ["prompt-completion", "messages", "parquet"])
+def test_trls_sft_trainer_takes_it(tmp_path: Path, tokenizer: Any, form: str) -> None:
+    import trl
+
+    table = exported(tmp_path, form)
+    arguments = trl.SFTConfig(
+        output_dir=str(tmp_path / "t"), use_cpu=True, bf16=False, report_to="none", max_length=None
+    )
+    trainer = trl.SFTTrainer(tokenizer.name_or_path, arguments, train_dataset=table, processing_class=tokenizer)
+    assert len(trainer.train_dataset) == len(table)
+    for row, given in zip(trainer.train_dataset, table, strict=True):
+        read = tokenizer.decode(row["input_ids"])
+        if form == "messages":
+            user, assistant = (m["content"] for m in given["messages"])
+            assert read == f"[user]{user}[assistant]{assistant}<end>"
+            continue
+        assert read == given["prompt"] + given["completion"] + "<end>"
+        labels = trainer.data_collator([row])["labels"][0]
+        assert tokenizer.decode(labels[labels >= 0]) == given["completion"] + "<end>"  # the loss is on the completion
+    assert trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)[:3])).isfinite()
+
+
+def test_trls_dpo_trainer_takes_it(tmp_path: Path, tokenizer: Any) -> None:
+    import trl
+
+    table = exported(tmp_path, "preference")
+    arguments = trl.DPOConfig(
+        output_dir=str(tmp_path / "t"), use_cpu=True, bf16=False, report_to="none", max_length=None
+    )
+    trainer = trl.DPOTrainer(tokenizer.name_or_path, args=arguments, train_dataset=table, processing_class=tokenizer)
+    assert len(trainer.train_dataset) == len(table)
+    for row, given in zip(trainer.train_dataset, table, strict=True):
+        assert tokenizer.decode(row["prompt_ids"]) == given["prompt"]
+        assert tokenizer.decode(row["chosen_ids"]) == given["chosen"] + "<end>"
+        assert tokenizer.decode(row["rejected_ids"]) == given["rejected"] + "<end>"
+    assert trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)[:3])).isfinite()
+
+
 def test_bad_choices(tmp_path: Path) -> None:
     run = random_run(tmp_path / "run", k=2)
     for options, words in (
