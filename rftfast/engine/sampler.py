@@ -100,6 +100,7 @@ class Sampler:
         self._ends: dict[tuple[tuple[str, ...], bool], np.ndarray] = {}
         self._watch: Watch | None = None
         self._in_flight: _InFlight | None = None
+        self._streaming = False
 
     def _make_runner(self, batch: Batch, graphs: bool) -> tuple[KVPool, Runner | GpuRunner]:
         c, device, dtype = self.config, self.decoder.embed.device, self.decoder.dtype
@@ -205,12 +206,13 @@ class Sampler:
         asked again after the next step. ``monitor`` may end paths early (``rftfast.engine.monitor``).
         One stream at a time: raises UserError while another one of this sampler is neither exhausted nor closed.
         """
-        if self.scheduler.busy:
+        if self._streaming:
             raise UserError("this sampler is still drawing: exhaust or close its other stream first")
-        self._watch = None if monitor is None else Watch(monitor, self._vocabulary_bytes())
-        source = iter(requests)
+        self._streaming = True
         more = True
         try:
+            self._watch = None if monitor is None else Watch(monitor, self._vocabulary_bytes())
+            source = iter(requests)
             while True:
                 while more and len(self.scheduler.waiting) < self.scheduler.max_running:
                     request = next(source, _END)
@@ -228,6 +230,7 @@ class Sampler:
         finally:
             self._in_flight = None
             self.scheduler.abort()
+            self._streaming = False
 
     def check_request(self, request: Request) -> None:
         """Raises UserError if the request can never be served."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rftfast.engine.monitor import Monitor
 from rftfast.engine.params import Generation, Request
@@ -18,6 +18,7 @@ from rftfast.errors import UserError
 from rftfast.pipeline.engine_host import Collected, Described
 
 _WAIT_S = 0.2
+T = TypeVar("T")
 _AHEAD = 2  # times an engine's batch that is dealt to it before its paths come back
 
 
@@ -56,6 +57,30 @@ class _Engine:
     """Requests by name; of each the sample indices that have not come back are in ``missing``."""
     missing: set[tuple[str, int]] = field(default_factory=set)
     stats: Stats = field(default_factory=Stats)
+    asked: bool = False
+    """An answer is on its way."""
+
+    def check(self, request: Request) -> str | None:
+        self._drop_answer()
+        return self.remote.check(request)
+
+    def start(self, monitor: Monitor | None) -> None:
+        self._drop_answer()
+        self.dealt, self.missing = {}, set()
+        self.remote.start(monitor)
+
+    def ask(self) -> None:
+        self.asked = True
+        self.remote.ask(_WAIT_S)
+
+    def answer(self) -> Collected:
+        self.asked = False
+        return self.remote.answer()
+
+    def _drop_answer(self) -> None:
+        """Takes what a stream that was left early had asked for."""
+        if self.asked:
+            self.answer()
 
     def wants_more(self) -> bool:
         return len(self.missing) < _AHEAD * self.described.max_running
@@ -70,6 +95,7 @@ class Fleet:
         self.lost: list[str] = []
         """What is known of the engines that were lost."""
         self._gone = Stats()
+        self._streaming = False
         self._engines: list[_Engine] = []
         try:
             self._engines = [_Engine(remote, remote.describe()) for remote in remotes]
@@ -101,19 +127,28 @@ class Fleet:
         return total
 
     def check_request(self, request: Request) -> None:
-        """Raises UserError if the request can never be served by one of the engines."""
-        for engine in self._engines:
-            why = engine.remote.check(request)
+        """Raises UserError if the request can never be served by one of the engines. Not while paths are being drawn."""
+        assert not self._streaming, "what is being answered is paths"
+        for engine in list(self._engines):
+            why = self._guard(engine, [], partial(engine.check, request))
             if why is not None:
                 raise UserError(why)
 
     def stream(self, requests: Iterable[Request | None], monitor: Monitor | None = None) -> Iterator[Generation]:
         """As ``Sampler.stream``. An engine that is lost is noted in ``lost``; without any left, UserError."""
-        for engine in self._engines:
-            engine.remote.start(monitor)
-        source = iter(requests)
+        if self._streaming:
+            raise UserError("these engines are still drawing: exhaust or close their other stream first")
+        self._streaming = True
+        try:
+            yield from self._draw(iter(requests), monitor)
+        finally:
+            self._streaming = False
+
+    def _draw(self, source: Iterator[Request | None], monitor: Monitor | None) -> Iterator[Generation]:
         again: list[Request] = []  # what lost engines had not drawn
-        more, asked = True, set[str]()
+        for engine in list(self._engines):
+            self._guard(engine, again, partial(engine.start, monitor))
+        more = True
         while True:
             more = self._deal(source, again, more)
             busy = [e for e in self._engines if e.missing]
@@ -121,14 +156,12 @@ class Fleet:
                 assert not more and not again, "the source waits for paths and none is being drawn"
                 return
             for engine in busy:
-                if engine.remote.name not in asked:
-                    self._guard(engine, again, partial(engine.remote.ask, _WAIT_S))
-                    asked.add(engine.remote.name)
-            waiting = [e.remote for e in self._engines if e.remote.name in asked]
+                if not engine.asked:
+                    self._guard(engine, again, engine.ask)
+            waiting = [e.remote for e in self._engines if e.asked]
             for remote in self._ready(waiting) if waiting else ():
-                asked.discard(remote.name)
                 engine = next(e for e in self._engines if e.remote is remote)
-                collected = self._guard(engine, again, remote.answer)
+                collected = self._guard(engine, again, engine.answer)
                 if collected is None:
                     continue
                 engine.stats = collected.stats
@@ -163,7 +196,7 @@ class Fleet:
             engine.dealt.setdefault(request.name, []).append(request)
             self._guard(engine, again, partial(engine.remote.submit, request))
 
-    def _guard(self, engine: _Engine, again: list[Request], call: Callable[[], Collected | None]) -> Collected | None:
+    def _guard(self, engine: _Engine, again: list[Request], call: Callable[[], T]) -> T | None:
         """``call``, or None where the engine turns out to be lost; its unfinished paths go to ``again``."""
         try:
             return call()

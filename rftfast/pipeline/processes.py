@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -106,15 +109,31 @@ def _serve(pipe: Connection, folder: str, options: dict[str, Any]) -> None:
     """The child: loads the engine, then answers calls until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    calls: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
+    threading.Thread(target=_take_calls, args=(pipe, calls), daemon=True, name="calls").start()
     try:
         host = EngineHost(folder, options)
-        pipe.send(host.describe())
-        while True:
-            method, argument = pipe.recv()
+        _answer(pipe, host.describe())
+        while (call := calls.get()) is not None:
+            method, argument = call
             result = getattr(host, method)(argument)
             if method != "submit":
-                pipe.send(result)
+                _answer(pipe, result)
     except UserError as error:
-        pipe.send(error)
-    except (EOFError, OSError):
-        return  # the parent is gone, or has closed us
+        _answer(pipe, error)
+
+
+def _take_calls(pipe: Connection, calls: queue.SimpleQueue[tuple[str, Any] | None]) -> None:
+    """Calls are taken as they come: were both sides busy sending, each would wait for the other to read."""
+    try:
+        while True:
+            calls.put(pipe.recv())
+    except (EOFError, OSError):  # the parent is gone, or has closed us
+        calls.put(None)
+
+
+def _answer(pipe: Connection, value: object) -> None:
+    try:
+        pipe.send(value)
+    except OSError:  # likewise
+        sys.exit()

@@ -327,6 +327,17 @@ def test_a_stream_given_up_half_way_leaves_the_sampler_as_good_as_new(folder: Pa
     assert paths(sampler.stream(requests())) == paths(make(folder).stream(requests()))
 
 
+def test_a_stream_that_is_not_closed_takes_nothing_from_the_next(folder: Path) -> None:
+    """Its last path has been given out, so nothing is being drawn; closing it must not end what another one draws."""
+    sampler = make(folder)
+    first = sampler.stream([Request("first", (1, 2, 3), replace(PARAMS, k=1))])
+    next(first)
+    with pytest.raises(UserError, match="close its other stream"):
+        list(sampler.stream(requests()))
+    first.close()  # type: ignore[attr-defined]
+    assert paths(sampler.stream(requests())) == paths(make(folder).stream(requests()))
+
+
 def test_settings_of_the_machine_are_checked(folder: Path) -> None:
     with pytest.raises(UserError, match="threads is 0"):
         make(folder, threads=0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from rftfast.engine import Generation, Request, Sampler, SamplingParams
 from rftfast.engine.stats import Stats
 from rftfast.errors import UserError
+from rftfast.pipeline import processes
 from rftfast.pipeline.early_stop import OnlineVerifier
 from rftfast.pipeline.engine_host import Collected, Described, EngineHost
 from rftfast.pipeline.engines import devices_of, open_engine
@@ -111,6 +114,27 @@ def test_a_source_that_waits_for_paths_goes_on() -> None:
     assert names(got) == EXPECTED
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_streams_one_after_the_other_are_strangers(seed: int) -> None:
+    rng = random.Random(seed)
+    remotes = [Made(0, rng, None), Made(1, rng, None)]
+    engines = fleet(remotes, rng)
+    assert names(engines.stream(REQUESTS)) == EXPECTED
+    remotes[0].calls = 3  # what it is lost with are this stream's requests, not those of the same names before
+    assert names(engines.stream(REQUESTS)) == EXPECTED
+    assert len(engines.lost) == 1
+
+
+def test_one_stream_at_a_time() -> None:
+    rng = random.Random(0)
+    engines = fleet([Made(0, rng, None)], rng)
+    first = engines.stream(REQUESTS)
+    next(first)
+    with pytest.raises(UserError, match="close their other stream"):
+        list(engines.stream(REQUESTS))
+    first.close()  # type: ignore[attr-defined]
+
+
 def test_without_any_engine_left_it_says_what_became_of_them() -> None:
     rng = random.Random(0)
     with pytest.raises(UserError, match=r"no engine is left; made \d: killed by SIGKILL; made \d: killed"):
@@ -172,6 +196,91 @@ def test_processes_draw_what_one_engine_draws_and_one_may_be_killed(
         assert again == {name: g for name, g in alone.items() if name[0] in ("q0", "q1")}
     finally:
         engines.close()
+
+
+def test_a_stream_is_left_early_and_an_engine_dies_between_streams(
+    folder: Path, alone: dict[tuple[str, int], Generation]
+) -> None:
+    engines = process_fleet(str(folder), ["cpu", "cpu"], OPTIONS)
+    try:
+        left = engines.stream(REQUESTS)
+        next(left)
+        left.close()  # type: ignore[attr-defined]
+        engines.check_request(REQUESTS[0])  # not the paths that the other engine was asked for
+        assert {(g.name, g.sample_index): g for g in engines.stream(REQUESTS)} == alone
+        victim = engines._engines[0].remote
+        assert isinstance(victim, ProcessEngine)
+        victim.process.kill()
+        victim.process.join()
+        engines.check_request(REQUESTS[0])
+        assert len(engines.lost) == 1 and "SIGKILL" in engines.lost[0]
+        assert {(g.name, g.sample_index): g for g in engines.stream(REQUESTS)} == alone
+    finally:
+        engines.close()
+
+
+class Served:
+    """``_serve`` on a thread, with a host in the place of ``EngineHost``; ``pipe`` is the parent's side."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, host: Any) -> None:
+        monkeypatch.setattr(processes, "EngineHost", host)
+        monkeypatch.setattr(processes.signal, "signal", lambda *_: None)  # only for main threads
+        self.pipe, there = multiprocessing.Pipe()
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, args=(there,), daemon=True)
+        self.thread.start()
+
+    def _run(self, there: Any) -> None:
+        try:
+            processes._serve(there, "folder", {})
+        except BaseException as error:
+            self.error = error
+
+
+def test_both_sides_may_have_much_to_say_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that sends many paths goes on taking requests, or neither side would ever read."""
+
+    class Host:
+        def __init__(self, folder: str, options: object) -> None:
+            self.submitted = 0
+
+        def describe(self) -> str:
+            return "described"
+
+        def submit(self, request: Request) -> None:
+            self.submitted += 1
+
+        def collect(self, wait_s: float) -> tuple[bytes, int]:
+            return b"paths" * 10**6, self.submitted
+
+    served = Served(monkeypatch, Host)
+    answers: list[Any] = []
+
+    def parent() -> None:
+        answers.append(served.pipe.recv())
+        served.pipe.send(("collect", 0.0))
+        for _ in range(50):
+            served.pipe.send(("submit", b"request" * 10**5))
+        served.pipe.send(("collect", 0.0))
+        answers.extend(served.pipe.recv() for _ in range(2))
+        served.pipe.close()
+
+    thread = threading.Thread(target=parent, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive(), "parent and child wait for each other"
+    assert [answers[0], answers[2][1]] == ["described", 50]
+    served.thread.join(60)
+    assert not served.thread.is_alive() and served.error is None
+
+
+def test_an_engine_that_fails_to_load_does_not_go_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def host(*_: object) -> None:
+        raise PermissionError("the kernels' cache")
+
+    served = Served(monkeypatch, host)
+    served.thread.join(60)
+    assert isinstance(served.error, PermissionError)
 
 
 def test_an_engine_that_cannot_start_says_why(folder: Path) -> None:
