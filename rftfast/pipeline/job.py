@@ -89,8 +89,15 @@ class Job:
             yield self.request(question)
 
     def longest_prompt(self) -> Question:
-        """The question whose prompt is longest in characters: it fails first, so it is tried first."""
-        return max(self.questions, key=lambda q: len(q.question))
+        """The question with most tokens: its prompt fails first, so it is tried first."""
+        most = -1
+        for question in sorted(self.questions, key=lambda q: len(q.question.encode()), reverse=True):
+            if len(question.question.encode()) <= most:
+                break  # no token has less than a byte
+            tokens = len(self.tokenizer.encode(question.question, add_special=False))
+            if tokens > most:
+                longest, most = question, tokens
+        return longest
 
     def identity(self) -> dict[str, Any]:
         """What decides the run's content; a run directory goes on only with the same."""

@@ -13,11 +13,12 @@ import pytest
 
 from rftfast.data.prompts import Template, save_template
 from rftfast.data.run_dir import RunDir
+from rftfast.engine import Sampler
 from rftfast.engine.params import Generation, Request
 from rftfast.engine.stats import Stats
 from rftfast.errors import UserError
 from rftfast.pipeline.job import Job, SampleOptions, prepare
-from rftfast.pipeline.sample import Progress, run
+from rftfast.pipeline.sample import Progress, open_run, run
 from tests.tiny_model import write_tiny_llama
 
 TEXTS = (
@@ -134,6 +135,19 @@ def test_gold_without_a_number(job: Job, tmp_path: Path) -> None:
     file.write_text('{"question": "How many?", "answer": "plenty"}\n')
     with pytest.raises(UserError, match=r"How many.*no number"):
         prepare(SampleOptions(model=str(job.folder), questions=str(file)))
+
+
+def test_a_prompt_that_does_not_fit_is_found_before_anything_is_drawn(job: Job, tmp_path: Path) -> None:
+    """Not the prompt with most letters: in this vocabulary a token is a byte, and a euro sign has three."""
+    file = tmp_path / "q.jsonl"
+    texts = ["a" * 300, "€" * 200, "b" * 100]
+    file.write_text("".join(json.dumps({"id": t[0], "question": t, "answer": "#### 6"}) + "\n" for t in texts))
+    found = prepare(SampleOptions(model=str(job.folder), questions=str(file), shots=0, k=2, max_tokens=4))
+    assert found.longest_prompt().id == "€"
+    sampler = Sampler.from_pretrained(job.folder, dtype="float32", kv_memory="4MiB", threads=1)
+    with pytest.raises(UserError, match=r"request '€': the prompt has \d+ tokens and the model's context is 512"):
+        open_run(found, sampler, tmp_path / "run", {})
+    assert not (tmp_path / "run").exists()
 
 
 def test_estimate_counts_tokens(job: Job) -> None:
