@@ -1,4 +1,8 @@
-"""Chat templates: Jinja programs that come with a model, run in a sandbox, with the helpers transformers gives them."""
+"""Chat templates: Jinja programs that come with a model, run in a sandbox, with the helpers transformers gives them.
+
+One helper differs: to a template that asks for today's date (Llama 3's) every day is the same one. A run that goes on the
+next day must see the same prompts, and a model the one it was trained with.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from rftfast.errors import UserError
+
+_TODAY = datetime(2024, 7, 26)  # what Llama 3's templates write where nobody tells them the date
 
 
 def render_chat(
@@ -26,7 +32,7 @@ def render_chat(
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
     def strftime_now(pattern: str) -> str:
-        return datetime.now().strftime(pattern)
+        return _TODAY.strftime(pattern)
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = tojson

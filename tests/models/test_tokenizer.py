@@ -8,6 +8,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from rftfast.errors import UserError
+from rftfast.models.chat import render_chat
 from rftfast.models.tokenizer import Tokenizer
 
 TEXTS = [
@@ -103,6 +104,11 @@ CHATS = [
         {"role": "user", "content": "日本語"},
     ],
 ]
+
+
+def test_a_template_that_asks_for_the_date_gives_the_same_prompt_tomorrow():
+    template = "{{ strftime_now('%d %b %Y') }}: {{ messages[0].content }}"
+    assert render_chat(template, [{"role": "user", "content": "hello"}], {}, True) == "26 Jul 2024: hello"
 
 
 @pytest.mark.parametrize("messages", CHATS)
