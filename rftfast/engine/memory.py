@@ -19,6 +19,7 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 # Of the memory that is free once the weights are in, unless --kv-memory says otherwise. A GPU has nobody else on it; what
 # is left there is for graphs and for what the libraries take.
 _SHARE_OF_FREE = {"cpu": 0.5, "cuda": 0.9}
+_CGROUP = Path("/sys/fs/cgroup")  # a container sees its own there
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,18 @@ def free_memory(device: torch.device) -> int:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
     if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
-        free = min(free, int(most) - int(used.read_text()))
+        free = min(free, int(most) - int(used.read_text()) + _cached_files())
     return free if free < 1 << 62 else 4 << 30
+
+
+def _cached_files() -> int:
+    """Bytes of files that the container keeps in memory, counts as used, and drops for whoever needs room: after a model has
+    been read, as many as it has."""
+    stat = _CGROUP / "memory.stat"
+    counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
+    return int(counts.get("inactive_file", 0))
 
 
 def plan_memory(

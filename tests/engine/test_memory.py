@@ -100,6 +100,15 @@ def test_half_of_what_is_free_by_default(folder: Path, monkeypatch: pytest.Monke
         plan_memory(config, torch.float32, CPU, kv_memory=None, batch=Batch(64, 64))
 
 
+def test_files_kept_in_memory_are_free_in_a_container_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text(f"{300 << 20}\n")
+    (tmp_path / "memory.current").write_text(f"{290 << 20}\n")
+    assert memory.free_memory(CPU) == 10 << 20
+    (tmp_path / "memory.stat").write_text(f"anon {40 << 20}\nfile {250 << 20}\ninactive_file {240 << 20}\n")
+    assert memory.free_memory(CPU) == 250 << 20
+
+
 def test_free_memory_is_believable():
     assert 1 << 20 < memory.free_memory(CPU) < 1 << 50
 
