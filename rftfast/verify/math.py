@@ -1,8 +1,8 @@
 """Answers that are no plain number: ``\\frac{\\sqrt{3}}{2}``, ``(1, 2]``, ``x^2 + 1``, compared as LaTeX.
 
 Numbers are compared as ever, exactly and at once. math-verify is asked only where that misses and the two texts differ,
-in processes of their own (``math_pool``). There the bound is a deadline on the clock, so a slow machine may
-say ``timeout`` where a fast one has an answer; every other verdict is a pure function of its text.
+in processes of their own (``math_pool``). There the bound is on processor time, so a slow machine may say
+``timeout`` where a fast one has an answer; every other verdict is a pure function of its text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rftfast.verify.math_pool import DIFFERENT, SAME, TIMEOUT, MathLimits, MathP
 from rftfast.verify.numbers import canonical, leading_number, parse_number
 from rftfast.verify.verifier import MAX_WORK, Policy, _equations, _judge
 
-# A boxed answer longer than this is not read to its end. Far above what is handed to math-verify.
+# An answer longer than this is not read to its end. Far above what is handed to math-verify.
 _MAX_BOX = 4000
 _SAME_WRITING = [
     (re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,!;: ]|~"), ""),
@@ -32,6 +32,12 @@ _SAME_WRITING = [
 # A letter alone is a variable here, not a unit; and only these of LaTeX's commands leave a number a number.
 _WORDS = re.compile(r"\\(?:text|mathrm|mbox) ?\{[^{}]*\}|\\[dt]?frac|\\[$%,!;: ()\[\]]")
 _SYMBOLS = re.compile(r"\\|(?<![A-Za-z])[A-Za-z](?![A-Za-z])")
+# A displayed formula behind a marker, on its line or the next.
+_DISPLAYED = re.compile(rf"[\s:*]{{0,16}}(?:\$\$(.{{1,{_MAX_BOX}}}?)\$\$|\\\[(.{{1,{_MAX_BOX}}}?)\\\])", re.DOTALL)
+# The one formula of a line, at its beginning, with words behind it that neither go on calculating nor name another answer.
+_FORMULA = re.compile(
+    r"(?:\$((?:[^$\\]|\\.)+)\$(?![^$]*\$)|\\\(((?:(?!\\\)).)+)\\\)(?!.*\\\())(?!\s*(?:[-−+*/=^<>\\×÷\d]|(?:or|and)\b))"
+)
 
 _pool: MathPool | None = None
 _pool_lock = threading.Lock()
@@ -52,13 +58,20 @@ class FinalAnswer:
 def final_answer(text: str, marker: str = "last", markers: tuple[str, ...] = answers.MARKERS) -> FinalAnswer | None:
     """The answer behind the ``last`` (or ``first``) marker that something stands behind; None if there is none.
 
-    ``\\boxed{…}`` gives the text in its braces, every other marker the rest of its line.
+    ``\\boxed{…}`` gives the text in its braces, every other marker the rest of its line, or the formula with which that
+    begins. Where nothing is left of the line, a displayed formula or a number may follow on the next.
     """
     text = text.split("\0", 1)[0]
     for box, start in answers.marks(text, marker, markers):
-        inside = (answers.in_braces(text, start, _MAX_BOX) or "").strip() if box else _line(text, start)
+        displayed = None if box else _DISPLAYED.match(text, start)
+        if displayed is not None:
+            inside = (displayed[1] or displayed[2]).strip()
+        else:
+            inside = (answers.in_braces(text, start, _MAX_BOX) or "").strip() if box else _line(text, start)
         if inside:
-            return FinalAnswer(inside, _number(inside, whole=box))
+            return FinalAnswer(inside, _number(inside, whole=box or displayed is not None))
+        if not box and displayed is None and (number := leading_number(text, start)) is not None:
+            return FinalAnswer(canonical(number), number)
     return None
 
 
@@ -83,7 +96,7 @@ def verify_batch(
     """
     require_math_verify()
     found = [final_answer(text, policy.marker, policy.markers) for text in completions]
-    wanted = [_gold(gold, policy.marker, policy.markers) for gold in golds]
+    wanted = [(_known_gold if len(gold) <= _MAX_BOX else _gold)(gold, policy.marker, policy.markers) for gold in golds]
     results: list[str | None] = [
         None if answer is None else _at_once(gold, answer) for gold, answer in zip(wanted, found, strict=True)
     ]
@@ -107,7 +120,6 @@ def verify_batch(
     return verdicts
 
 
-@lru_cache(maxsize=4096)
 def _gold(gold: str, marker: str, markers: tuple[str, ...]) -> FinalAnswer:
     answer = final_answer(gold, marker, markers)
     if answer is None and gold.strip():
@@ -121,6 +133,9 @@ def _gold(gold: str, marker: str, markers: tuple[str, ...]) -> FinalAnswer:
             f"the gold answer {answer.text[:40]!r}… has {len(answer.text)} characters; at most {most} are read"
         )
     return answer
+
+
+_known_gold = lru_cache(maxsize=4096)(_gold)
 
 
 def check_gold(gold: str, policy: Policy) -> None:
@@ -156,6 +171,7 @@ def _line(text: str, start: int) -> str:
     line = text[start : end if end >= 0 else len(text)].strip(" \t\r:*")
     if line.endswith("."):
         line = line[:-1]
-    if len(line) > 1 and line[0] == line[-1] == "$":
-        line = line[1:-1]
-    return line.removeprefix("\\(").removesuffix("\\)").strip()
+    formula = _FORMULA.match(line[:_MAX_BOX])
+    if formula is not None:
+        line = formula[1] or formula[2]
+    return line.strip()

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from rftfast.errors import UserError
 
 SAME, DIFFERENT, TIMEOUT = "same", "different", "timeout"
 _REMEMBERED = 1 << 16
+# What a pair may take on the clock, in deadlines: workers share the processors with an engine that uses them all.
+_PATIENCE = 12 if hasattr(signal, "setitimer") else 1
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -28,9 +31,11 @@ _ROOT = Path(__file__).resolve().parents[2]
 class MathLimits:
     """Bounds on LaTeX comparison.
 
-    ``deadline_s``: seconds for one pair of answers; ``max_chars``: characters of an answer that is still handed over;
-    ``workers``: processes; ``renew_after``: pairs after which a worker makes way for a fresh one; ``start_s``: seconds
-    that a worker may take to load math-verify; ``memory_mib``: address space of a worker.
+    ``deadline_s``: seconds of processor time for one pair of answers, so that a busy machine says what an idle one says
+    (on the clock twelve times as much, and as much where the system cannot count processor time); ``max_chars``:
+    characters of an answer that is still handed over; ``workers``: processes; ``renew_after``: pairs after which a worker
+    makes way for a fresh one; ``start_s``: seconds that a worker may take to load math-verify; ``memory_mib``: address
+    space of a worker.
     """
 
     deadline_s: float = 5.0
@@ -58,7 +63,7 @@ class _Worker:
 
     def __init__(self, limits: MathLimits) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rftfast.verify.math_worker", str(limits.memory_mib)],
+            [sys.executable, "-m", "rftfast.verify.math_worker", str(limits.memory_mib), str(limits.deadline_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -172,7 +177,7 @@ class MathPool:
                     continue
                 if not waiting:
                     break
-                deadline = time.monotonic() + self.limits.deadline_s
+                deadline = time.monotonic() + _PATIENCE * self.limits.deadline_s
                 if worker.send(waiting[0], *todo[waiting[0]], deadline):
                     waiting.popleft()
                 else:
@@ -215,7 +220,7 @@ class MathPool:
         if not worker.ready:
             raise UserError(
                 f"math: a worker ended with status {status} while loading math-verify; "
-                "run python -m rftfast.verify.math_worker 2048 to see why"
+                "run python -m rftfast.verify.math_worker 2048 5 to see why"
             )
         if worker.item is not None:
             results[worker.item] = TIMEOUT

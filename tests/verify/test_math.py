@@ -1,5 +1,8 @@
 """LaTeX answers: equal or not, bombs, lost workers, threads."""
 
+import json
+import os
+import signal
 import threading
 import time
 
@@ -10,6 +13,7 @@ from rftfast.errors import UserError
 from rftfast.verify import Policy, verify, verify_batch
 from rftfast.verify import math as rft_math
 from rftfast.verify.math_pool import DIFFERENT, SAME, TIMEOUT, MathLimits, MathPool, require_math_verify
+from rftfast.verify.rows import verify_rows
 
 MATH = Policy(math=True)
 
@@ -41,7 +45,19 @@ AT_ONCE = [
     ("x", "\\boxed{}", "no_answer", None),
     ("x", "\\boxed{x}\n#### ", "correct", "x"),
     ("x", "\\boxed{x}\0\\boxed{y}", "correct", "x"),
+    # words behind a formula; a formula or a number on the line after its marker
+    ("\\sqrt{2}", "The answer is $\\sqrt{2}$, as x = 3 shows.", "correct", "\\sqrt{2}"),
+    ("\\sqrt{2}", "The answer is \\(\\sqrt{2}\\) because of x.", "correct", "\\sqrt{2}"),
+    ("\\sqrt{2}", "The answer is:\n\\[\n\\sqrt{2}\n\\]\nDone", "correct", "\\sqrt{2}"),
+    ("\\sqrt{2}", "#### $$ \\sqrt{2} $$", "correct", "\\sqrt{2}"),
+    ("18", "The answer is:\n\n18", "correct", "18"),
+    ("18", "####\n18", "correct", "18"),
+    ("5", "#### $\\$5$", "correct", "5"),
+    ("5", "The answer is $5 and she has $3 left", "correct", "5"),
+    ("x", "\\boxed{x}\nThe answer is:\n\nthis", "correct", "x"),
 ]
+# Not the formula alone: the line goes on with it, or names two.
+WHOLE_LINES = ["$x$ + 1", "$x$ or 5", "$x$ and $y$", "\\(x\\) and \\(y\\)", "$x$ = 5", "$x$5"]
 BY_MATHEMATICS = [
     ("\\frac{\\sqrt{3}}{2}", "\\boxed{\\frac{3}{2\\sqrt{3}}}", "correct"),
     ("x^2+1", "\\boxed{1 + x^2}", "correct"),
@@ -58,6 +74,31 @@ BY_MATHEMATICS = [
 def test_what_needs_no_mathematics(installed, monkeypatch, gold, completion, verdict, answer):
     monkeypatch.setattr(rft_math, "pool", lambda: pytest.fail("math-verify was asked"))
     assert verify(completion, gold, MATH) == Verdict(verdict, answer, ())
+
+
+@pytest.mark.parametrize("line", WHOLE_LINES)
+def test_a_formula_that_is_not_all_of_the_answer(line):
+    answer = rft_math.final_answer(f"The answer is {line}.")
+    assert answer is not None and answer.text == line
+
+
+LINES = [
+    "\\(" + "a\\)" * 300_000 + "\\(",
+    "$" + "a" * 10**6,
+    "$a" * 500_000,
+    "\\[" * 500_000,
+    "\n" * 10**6,
+    "$\\" * 500_000,
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
+def test_endless_lines_are_read_soon(line):
+    began = time.process_time()
+    for text in (line, line[:4000] * 250):
+        rft_math.final_answer("The answer is " + text)
+        rft_math.final_answer(("The answer is " + text[:4000]) * 250)
+    assert time.process_time() - began < 2.0  # 0.1 s on a quiet machine
 
 
 @pytest.mark.parametrize(("gold", "completion", "verdict"), BY_MATHEMATICS)
@@ -81,6 +122,26 @@ def test_a_bomb_costs_its_worker_and_nothing_else(pool):
     assert pool.compare([("\\sqrt{2}", bomb)]) == [TIMEOUT]  # remembered
     assert time.monotonic() - began < 1
     assert pool.compare([("a+b", "b+a")]) == [SAME]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system counts no processor time")
+def test_a_worker_that_waits_for_a_processor_is_waited_for(installed):
+    """One second off the clock is no fifth of a second of work; one that never goes on is ended all the same."""
+    pool = MathPool(MathLimits(deadline_s=0.3, workers=1))
+    assert pool.compare([("x+1", "1+x")]) == [SAME]
+    (worker,) = pool._workers
+    found: list[list[str]] = []
+    os.kill(worker._process.pid, signal.SIGSTOP)
+    asking = threading.Thread(target=lambda: found.append(pool.compare([("x+2", "2+x")])))
+    asking.start()
+    time.sleep(1.0)
+    assert not found
+    os.kill(worker._process.pid, signal.SIGCONT)
+    asking.join()
+    assert (found, pool.killed, pool._workers) == ([[SAME]], 0, [worker])
+    os.kill(worker._process.pid, signal.SIGSTOP)
+    assert pool.compare([("x+3", "3+x")]) == [TIMEOUT]
+    assert (pool.killed, pool._workers) == (1, [])
 
 
 def test_an_endless_answer_is_not_handed_over(pool):
@@ -130,6 +191,28 @@ def test_hostile_answers_get_a_result(pool):
     assert set(found) <= {SAME, DIFFERENT, TIMEOUT}
     assert SAME not in found
     assert pool.compare([("x+1", "1+x")]) == [SAME]
+
+
+def test_rows_of_a_file(installed):
+    """A bomb is a verdict and costs its worker; the rows around it are judged as ever, and a bad gold is named."""
+    rows = [
+        {"completion": "\\boxed{1 + x}", "answer": "x+1"},
+        {"completion": "\\boxed{9^{9^{9^{9}}}}", "answer": "\\sqrt{2}"},
+        {"completion": "\\boxed{" + "x+" * 300 + "x}", "answer": "x"},
+        {"completion": "so <<1+1=3>> \\boxed{x}", "answer": "$x$"},
+        {"completion": "so x", "answer": "x", "finish_reason": "length"},
+    ]
+    lines = [json.dumps(row).encode() for row in rows]
+    rft_math.pool(MathLimits(deadline_s=2.0, workers=1))
+    try:
+        found = list(verify_rows(lines, "f", MATH))
+        assert [row["verdict"] for row in found] == ["correct", "timeout", "timeout", "wrong_equation", "truncated"]
+        assert [row["parsed_answer"] for row in found[:2]] == ["1 + x", "9^{9^{9^{9}}}"]
+        assert rft_math.pool().killed == 1
+        with pytest.raises(UserError, match="f, line 6: the gold answer is empty"):
+            list(verify_rows([*lines, b'{"completion": "#### 5", "answer": ""}'], "f", MATH))
+    finally:
+        rft_math.pool(MathLimits())
 
 
 def test_an_empty_gold_is_an_input_error(installed):
