@@ -19,6 +19,8 @@ from functools import lru_cache
 from rftfast.verify.arithmetic import MAX_CHARS, NotArithmetic, compile_expression, run
 
 TOLERANCE = 1e-3
+# Equations up to this long are remembered: those of solutions, and so few megabytes at most.
+_REMEMBERED = 256
 
 # The second group is optional so that an opening without an end costs no second look at the same text: linear time.
 _ANNOTATED = re.compile(r"<<([^>]*)(>>)?")
@@ -77,7 +79,8 @@ def check_equation(equation: str, mode: str = "strict") -> bool:
     """
     if len(equation) > 4 * MAX_CHARS:
         return False
-    return _check_reference(equation) if mode == "reference" else _check_strict(equation)
+    check = _check_reference if mode == "reference" else _check_strict
+    return check(equation) if len(equation) <= _REMEMBERED else check.__wrapped__(equation)
 
 
 _UNREADABLE = object()

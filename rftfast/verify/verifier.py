@@ -60,9 +60,11 @@ def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
         raise UserError(f"policy: {field} is {value!r}; choose one of {', '.join(allowed)}")
 
 
-@lru_cache(maxsize=4096)
+_known_gold = lru_cache(maxsize=4096)(parse_gold)
+
+
 def _gold(gold: str, marker: str, markers: tuple[str, ...]) -> Fraction:
-    return parse_gold(gold, marker, markers)
+    return (_known_gold if len(gold) <= _LONG else parse_gold)(gold, marker, markers)
 
 
 def verify(completion: str, gold: str, policy: Policy = Policy(), *, truncated: bool = False) -> Verdict:
