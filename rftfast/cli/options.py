@@ -21,6 +21,7 @@ Equations = Annotated[
     typer.Option(help="strict (every part of a chain), reference (as the paper's released code) or off."),
 ]
 Bare = Annotated[bool, typer.Option(help="Without <<…>>, take the calculations of the ordinary text.")]
+Math = Annotated[bool, typer.Option(help="Compare answers that are no plain number as LaTeX (extra 'math').")]
 Stop = Annotated[
     list[str] | None, typer.Option(help=r"Cut texts where this begins; may be repeated. \n and \t are understood.")
 ]
@@ -32,10 +33,14 @@ Questions = Annotated[
 Prompt = Annotated[str, typer.Option(help="Template for files that have questions and no prompts.")]
 
 
-def policy(marker: str, equations: str, bare: bool) -> Policy:
+def policy(marker: str, equations: str, bare: bool, math: bool) -> Policy:
     from rftfast.verify import Policy
 
-    return Policy(marker=marker, equations=equations, bare=bare)
+    if math:
+        from rftfast.verify.math_pool import require_math_verify
+
+        require_math_verify()
+    return Policy(marker=marker, equations=equations, bare=bare, math=math)
 
 
 def stops(given: list[str] | None) -> list[str]:
@@ -49,6 +54,7 @@ def open_pool(
     marker: str = "last",
     equations: str = "strict",
     bare: bool = False,
+    math: bool = False,
     stop: list[str] | None = None,
     questions: str | None = None,
     prompt: str = "gsm8k",
@@ -60,7 +66,7 @@ def open_pool(
     known: list[Question] = load_questions(questions) if questions else []
     return Pool(
         sources,
-        policy=policy(marker, equations, bare),
+        policy=policy(marker, equations, bare, math),
         stops=stops(stop),
         questions=known,
         template=load_template(prompt),

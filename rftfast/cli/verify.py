@@ -20,9 +20,10 @@ def verify(
     marker: options.Marker = "last",
     equations: options.Equations = "strict",
     bare: options.Bare = False,
+    math: options.Math = False,
     stop: options.Stop = None,
 ) -> None:
-    """Judge every row: adds verdict, parsed_answer and equations. Counts go to standard error.
+    """Judge every row: adds verdict, parsed_answer and equations. Counts and the policy go to standard error.
 
     Rows are read one after the other, so a file may be of any size. A row that cannot be used ends it with its line.
     """
@@ -31,7 +32,7 @@ def verify(
     from rftfast.verify.rows import verify_rows
 
     counts: Counter[str] = Counter()
-    policy = options.policy(marker, equations, bare)
+    policy = options.policy(marker, equations, bare, math)
 
     def counted(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for row in rows:
@@ -42,3 +43,5 @@ def verify(
         rows = write_jsonl(out, counted(verify_rows(lines, name, policy, options.stops(stop))))
     shares = ", ".join(f"{n:,} {verdict} ({100 * n / rows:.1f} %)" for verdict, n in counts.most_common())
     typer.echo(f"{rows:,} rows: {shares}", err=True)
+    more = "".join(f", {name}" for name, on in (("bare", bare), ("math", math)) if on)
+    typer.echo(f"policy: {marker} marker, equations {equations}{more}", err=True)

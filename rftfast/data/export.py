@@ -1,4 +1,7 @@
-"""Training rows in the formats trainers read: the columns of TRL's SFT and DPO trainers, JSONL or Parquet."""
+"""Training rows in the formats trainers read: the columns of TRL's SFT and DPO trainers, JSONL or Parquet.
+
+Half a Unicode pair in a text becomes ``?``: the datasets library refuses a whole file for one.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,22 @@ _GROUP = 4096  # rows of a Parquet row group, and what is in memory at a time
 
 def prompt_completion_row(prompt: str, completion: str) -> dict[str, Any]:
     """``{"prompt", "completion"}``: joined they are the text to train on, without the EOS token."""
-    return {"prompt": prompt, "completion": completion}
+    return {"prompt": _whole(prompt), "completion": _whole(completion)}
 
 
 def messages_row(user: str, completion: str) -> dict[str, Any]:
     """``{"messages": [user, assistant]}``; the trainer's chat template sets what stands around them."""
     return {
-        "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": completion.strip()}],
+        "messages": [
+            {"role": "user", "content": _whole(user)},
+            {"role": "assistant", "content": _whole(completion.strip())},
+        ],
     }
 
 
 def preference_row(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
     """``{"prompt", "chosen", "rejected"}``, all texts; chosen and rejected each go on from the prompt."""
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    return {"prompt": _whole(prompt), "chosen": _whole(chosen), "rejected": _whole(rejected)}
 
 
 def write_jsonl(target: str | Path | None, rows: Iterable[dict[str, Any]]) -> int:
@@ -49,7 +55,7 @@ def write_parquet(target: str | Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write training rows as Parquet, whole or not at all, in row groups of 4,096.
 
     Columns: ``prompt``, ``completion``, ``question_id``, ``source``, ``model`` (texts) and ``sample_index`` (int64); what
-    a row lacks is null. Half a Unicode pair, which Parquet cannot hold, becomes ``?``. Returns how many rows.
+    a row lacks is null. Returns how many rows.
 
     Raises:
         UserError: pyarrow is not installed, or the disk refuses.
@@ -75,4 +81,8 @@ def write_parquet(target: str | Path, rows: Iterable[dict[str, Any]]) -> int:
 
 
 def _writable(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
+    return {k: _whole(v) if isinstance(v, str) else v for k, v in row.items()}
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

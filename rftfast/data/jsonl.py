@@ -70,7 +70,8 @@ def parse_row(line: bytes, name: str, number: int) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 (byte {error.start} of the line); save the file as UTF-8") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: invalid JSON at column {error.colno} ({error.msg}); mend that line") from error
+        column = min(error.pos, len(error.doc.rstrip())) + 1  # not in the line behind, where the line is cut short
+        raise UserError(f"{where}: invalid JSON at column {column} ({error.msg}); mend that line") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets nested without end
         raise UserError(f"{where}: JSON that cannot be used ({error}); mend that line") from error
     if not isinstance(row, dict):
@@ -105,8 +106,18 @@ def open_output(target: str | Path | None) -> Iterator[BinaryIO]:
         UserError: the disk is full or refuses.
     """
     if target is None or str(target) == STDIN:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        try:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # whoever reads has gone (| head): typer ends quietly
+            raise
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)  # what is still buffered cannot be written at exit, either
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+            raise UserError(
+                f"cannot write standard output ({error.strerror or error}); mend that, and run again"
+            ) from error
         return
     with whole_file(Path(target)) as temporary, _said(Path(target)), temporary.open("wb") as file:
         yield file

@@ -49,7 +49,7 @@ def load_questions(
 
 def question_hash(text: str) -> str:
     """The id of a question without one: 64 bits of BLAKE2b over its text without surrounding white space, in hex."""
-    return hashlib.blake2b(text.strip().encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def fingerprint(questions: Iterable[Question]) -> str:

@@ -37,7 +37,7 @@ def preference_pairs(
             first_of.setdefault(c.text, c)
     wrong = list(first_of.values())
     if rejected == "random":
-        random.Random(f"{seed} {selection.question.id}").shuffle(wrong)
+        random.Random(f"{seed} {selection.question.id}".encode("utf-8", "surrogatepass")).shuffle(wrong)
         return list(zip(kept, wrong, strict=False))
     from rapidfuzz.distance.Levenshtein import distance
 

@@ -14,10 +14,11 @@ from rftfast.data.jsonl import STDIN, open_input
 from rftfast.data.parts import StoredQuestion
 from rftfast.data.path_file import PathFile, PathRow
 from rftfast.data.prompts import TEMPLATES, Template
-from rftfast.data.records import Question
+from rftfast.data.records import Question, Verdict
 from rftfast.data.run_index import RunIndex
 from rftfast.errors import UserError
-from rftfast.verify import Policy, cut, extract_answer, find_equations, verify
+from rftfast.verify import Policy, cut, extract_answer, find_equations, verify, verify_batch
+from rftfast.verify.math import final_answer
 from rftfast.verify.numbers import canonical
 
 
@@ -191,30 +192,44 @@ class Pool:
                 facts.answer(row.answer, row.where, self._policy)
             facts.question = facts.question if facts.question is not None else row.question
             facts.prompt = facts.prompt if facts.prompt is not None else row.prompt
-        found = [self._judged(row, source, facts) for row in rows if not row.gold]
+        paths = [row for row in rows if not row.gold]
+        found = []
+        for row, verdict in zip(paths, self._verdicts(paths, facts), strict=True):
+            index = row.sample_index
+            if index is None:
+                index = row.place
+                self.unnumbered += 1
+            text = cut(row.text, self._stops)
+            model = row.model or source.model
+            found.append(Candidate(text, text, model, index, verdict.verdict, verdict.answer, verdict.equations))
         return sorted(found, key=lambda c: (c.model, c.sample_index))
 
-    def _judged(self, row: PathRow, source: _File, facts: _Facts) -> Candidate:
-        index = row.sample_index
-        if index is None:
-            index = row.place
-            self.unnumbered += 1
-        text = cut(row.text, self._stops)
-        model = row.model or source.model
-        answer = row.answer if row.answer is not None else facts.number
-        if row.verdict is not None:
-            equations = row.equations if row.equations is not None else tuple(find_equations(text))
-            return Candidate(text, text, model, index, row.verdict, row.parsed_answer, equations)
-        if answer is None:
-            self.unjudged += 1
-            number = extract_answer(text, self._policy.marker, self._policy.markers)
-            shown = None if number is None else canonical(number)
-            return Candidate(text, text, model, index, "correct", shown, _equations(text, self._policy))
+    def _verdicts(self, rows: list[PathRow], facts: _Facts) -> list[Verdict]:
+        """Those in the file; the others are made, all at once."""
+        texts = [cut(row.text, self._stops) for row in rows]
+        golds = [row.answer if row.answer is not None else facts.number for row in rows]
+        verdicts: dict[int, Verdict] = {}
+        for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
+            if row.verdict is not None:
+                equations = row.equations if row.equations is not None else tuple(find_equations(text))
+                verdicts[i] = Verdict(row.verdict, row.parsed_answer, equations)
+            elif golds[i] is None:
+                self.unjudged += 1
+                verdicts[i] = Verdict("correct", _shown(text, self._policy), _equations(text, self._policy))
+        due = [(i, gold) for i, gold in enumerate(golds) if i not in verdicts and gold is not None]
+        cut_off = [rows[i].truncated for i, _ in due]
         try:
-            verdict = verify(text, answer, self._policy, truncated=row.truncated)
-        except UserError as error:
-            raise UserError(f"{row.where}: {error}") from None
-        return Candidate(text, text, model, index, verdict.verdict, verdict.answer, verdict.equations)
+            made = verify_batch([texts[i] for i, _ in due], [g for _, g in due], self._policy, truncated=cut_off)
+        except UserError:
+            for i, gold in due:  # which gold is it that cannot be read?
+                where = rows[i].where if rows[i].answer is not None else f"{facts.number_from}, question {facts.id!r}"
+                try:
+                    verify("", gold, self._policy)
+                except UserError as error:
+                    raise UserError(f"{where}: {error}") from None
+            raise
+        verdicts.update((i, verdict) for (i, _), verdict in zip(due, made, strict=True))
+        return [verdicts[i] for i in range(len(rows))]
 
 
 class _Run:
@@ -291,12 +306,14 @@ class _Facts:
         self.question: str | None = None
         self.gold: str | None = None
         self.number: str | None = None
+        self.number_from = ""
         self._from = ""
 
     def answer(self, text: str, where: str, policy: Policy, *, solution: bool = False) -> None:
-        """Take note of a gold answer: a solution (text with a marker in it) or the bare number."""
-        self.number = text if self.number is None else self.number
-        if not solution and extract_answer(text, policy.marker, policy.markers) is None:
+        """Take note of a gold answer: a solution (text with an answer behind a marker in it) or the bare answer."""
+        if self.number is None:
+            self.number, self.number_from = text, where
+        if not solution and _shown(text, policy) is None and final_answer(text, policy.marker, policy.markers) is None:
             return
         if self.gold is None:
             self.gold, self._from = text.strip(), where
@@ -318,7 +335,16 @@ class _Facts:
 
 def _equations(text: str, policy: Policy) -> tuple[str, ...]:
     """A text's equations under ``policy``, its answer being whatever it is."""
-    return verify(text, "0", policy).equations
+    return verify(text, "0", replace(policy, math=False)).equations
+
+
+def _shown(text: str, policy: Policy) -> str | None:
+    """A text's answer under ``policy``, as a verdict has it."""
+    if policy.math:
+        answer = final_answer(text, policy.marker, policy.markers)
+        return None if answer is None else answer.shown
+    number = extract_answer(text, policy.marker, policy.markers)
+    return None if number is None else canonical(number)
 
 
 def _natural(name: str) -> tuple[int, int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,98 @@ def test_policies(row: dict[str, str], options: list[str], before: str, after: s
         assert json.loads(done.stdout)["completion"] == row["completion"]
 
 
+def test_the_policy_is_said() -> None:
+    data = json.dumps(ROWS[0]).encode()
+    assert "policy: last marker, equations strict\n" in rftfast("verify", "-", stdin=data).stderr
+    done = rftfast("verify", "-", "--marker", "first", "--equations", "reference", "--bare", stdin=data)
+    assert "policy: first marker, equations reference, bare\n" in done.stderr
+
+
+def test_latex_answers(tmp_path: Path) -> None:
+    pytest.importorskip("math_verify", reason="math-verify is not installed (pip install 'rftfast[math]')")
+    rows = [
+        {"question_id": "a", "completion": r"\boxed{\sqrt{3}/2}", "answer": r"so \boxed{\frac{\sqrt{3}}{2}}"},
+        {"question_id": "a", "completion": r"\boxed{\sqrt{3}}", "answer": r"so \boxed{\frac{\sqrt{3}}{2}}"},
+        {"question_id": "b", "completion": r"\boxed{x" + "+x" * 300 + "}", "answer": "x"},
+        {"question_id": "b", "completion": "#### 1,080", "answer": "1080"},
+    ]
+    file = write_jsonl(tmp_path / "in.jsonl", rows)
+    refused("line 1: the gold answer", "verify", file)
+    done = rftfast("verify", file, "--math")
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["verdict"] for row in found] == ["correct", "wrong_answer", "timeout", "correct"]
+    assert found[0]["parsed_answer"] == r"\sqrt{3}/2"
+    assert "policy: last marker, equations strict, math\n" in done.stderr
+    selected = rftfast("select", file, "--math")
+    assert selected.returncode == 0, selected.stderr
+    assert rftfast("select", "-", stdin=done.stdout.encode()).stdout == selected.stdout
+    assert [json.loads(line)["source"] for line in selected.stdout.splitlines()] == ["gold", "sample", "sample"]
+
+
+def test_without_math_verify_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rftfast.cli import options
+    from rftfast.errors import UserError
+    from rftfast.verify.math_pool import require_math_verify
+
+    require_math_verify.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    try:
+        with pytest.raises(UserError, match=r"pip install 'rftfast\[math\]'"):
+            options.policy("last", "strict", False, True)
+    finally:
+        require_math_verify.cache_clear()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is played by Linux's /dev/full")
+@pytest.mark.parametrize("rows", [1, 5_000])
+def test_a_full_disk_behind_standard_output(tmp_path: Path, rows: int) -> None:
+    """Whether it shows at the first write or at the last."""
+    file = write_jsonl(tmp_path / "in.jsonl", ROWS[:1] * rows)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rftfast.cli.main", "verify", str(file)],
+            cwd=ROOT, env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: cannot write standard output (No space left") and done.stderr.count("\n") == 1
+
+
+def test_files_as_other_systems_write_them(tmp_path: Path) -> None:
+    """A byte order mark, line ends of two characters, empty lines, no line end at the end."""
+    data = b"\xef\xbb\xbf" + b"\r\n\r\n".join(json.dumps(row).encode() for row in ROWS)
+    done = rftfast("verify", "-", stdin=data)
+    assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == VERDICTS
+
+
+HOSTILE = [
+    ("<<" * 500_000 + "#### 18", "correct"),
+    ("#### " + "9" * 1_000_000, "no_answer"),
+    (f"<<{'(' * 500_000}5{')' * 500_000}=5>>#### 18", "wrong_equation"),
+    ("<<9**9**9**9=1>>#### 18", "wrong_equation"),
+    ("<<1+1=2>>" * 50_000 + "#### 18", "timeout"),
+    ("\0" * 1_000_000 + "#### 18", "no_answer"),
+    ("#### 18" + "\ud800" * 1_000_000, "correct"),
+]
+
+
+def test_hostile_rows(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "in.jsonl", [{"completion": text, "answer": "18"} for text, _ in HOSTILE])
+    began = time.monotonic()
+    done = rftfast("verify", file)
+    assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == [verdict for _, verdict in HOSTILE]
+    assert time.monotonic() - began < 20  # a second on a quiet machine, most of it the start
+
+
 def test_bad_rows_are_named_and_nothing_is_written(tmp_path: Path) -> None:
     good = json.dumps(ROWS[0]).encode() + b"\n"
     out = tmp_path / "out.jsonl"
     out.write_text("old")
     for line, words in (
-        (b"{", "line 1002: invalid JSON"),
+        (b"{", "line 1002: invalid JSON at column 2"),
+        (b'{"completion": "x"', "line 1002: invalid JSON at column 19"),
+        (b'{"completion": "x", "answer": NaN}', "line 1002: the gold answer 'nan'"),
+        (b'{"completion": ["x"], "answer": "1"}', "line 1002: 'completion' is [\"x\"]"),
         (b"[1]", "line 1002: expected a JSON object"),
         (b'{"completion": "\xff"}', "line 1002: not UTF-8"),
         (b'{"completion": "x"}', "line 1002: no column 'answer'"),

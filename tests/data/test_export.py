@@ -15,6 +15,7 @@ from rftfast.select.pairs import preference_pairs
 from rftfast.select.training_rows import select_question
 from rftfast.select.union import Pool
 from tests.made_runs import QUESTIONS, make_run, random_run, read_jsonl
+from tests.made_runs import write_jsonl as write_rows
 
 
 def export(sources: list[Path], out: Path, form: str, **options: Any) -> list[dict[str, Any]]:
@@ -125,6 +126,22 @@ def test_texts_that_are_no_valid_unicode(tmp_path: Path) -> None:
     assert write_jsonl(tmp_path / "out.jsonl", [row]) == 1
     assert read_jsonl(tmp_path / "out.jsonl") == [row]
     assert write_parquet(tmp_path / "out.parquet", [row]) == 1
+
+
+@pytest.mark.parametrize("form", ["prompt-completion", "messages", "preference", "parquet"])
+def test_the_datasets_library_reads_half_a_unicode_pair(tmp_path: Path, form: str) -> None:
+    datasets = pytest.importorskip("datasets", reason="the extra 'hub' is not installed")
+    rows = [
+        {"question_id": "q\ud83d", "question": "three \ud83d?", "completion": text, "answer": "3"}
+        for text in ("so \udc00 \u2028\n#### 4", "é \ud83d\n#### 3", "#### 5")
+    ]
+    out = tmp_path / "out"
+    with Pool([str(write_rows(tmp_path / "in.jsonl", rows))]) as pool:
+        export_pool(pool, out, form)
+    kind = "parquet" if form == "parquet" else "json"
+    (row,) = datasets.load_dataset(kind, data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    text = row["messages"][1]["content"] if form == "messages" else row.get("completion", row.get("chosen")).strip()
+    assert text == "é ?\n#### 3"
 
 
 @pytest.mark.parametrize("form", ["prompt-completion", "messages", "preference", "parquet"])

@@ -7,14 +7,14 @@ from rapidfuzz.distance.Levenshtein import distance
 
 from rftfast.data import RunDir
 from rftfast.data.questions import question_hash
-from rftfast.data.records import Question
+from rftfast.data.records import Completion, Question, Verdict
 from rftfast.errors import UserError
 from rftfast.pipeline.files import select_pool
 from rftfast.select import equation_key
 from rftfast.select.training_rows import select_question
 from rftfast.select.union import Pool
-from rftfast.verify import find_equations, verify
-from tests.made_runs import QUESTIONS, make_run, random_paths, random_run, read_jsonl, write_jsonl
+from rftfast.verify import Policy, find_equations, verify
+from tests.made_runs import CONFIG, QUESTIONS, make_run, random_paths, random_run, read_jsonl, write_jsonl
 
 
 def slow_fold(texts):
@@ -166,6 +166,73 @@ def test_a_questions_file_gives_texts_and_solutions(tmp_path):
     assert question.gold == QUESTIONS[0].answer
 
 
+def test_half_a_unicode_pair_is_a_character_like_any_other(tmp_path):
+    rows = [
+        {"question": f"what{mark}?", "completion": f"{mark} <<1+1=2>>\n#### 2", "answer": "2"}
+        for mark in ("\ud83d", "\udc00", "\ud83d")
+    ]
+    with Pool([str(write_jsonl(tmp_path / "in.jsonl", rows))]) as pool:
+        found = list(pool)
+        select_pool(pool, tmp_path / "out.jsonl")
+    assert sorted(len(q.candidates) for q in found) == [1, 2]
+    assert [row["completion"] for row in read_jsonl(tmp_path / "out.jsonl")] == [
+        f" {question.candidates[0].text}" for question in found
+    ]
+
+
+def test_a_gold_answer_of_the_questions_file_is_named_there(tmp_path):
+    file = write_jsonl(tmp_path / "in.jsonl", [{"question_id": "a", "completion": "#### 5"}])
+    words = "the questions file, question 'a': the gold answer 'none' holds no number"
+    with pytest.raises(UserError, match=words), Pool([str(file)], questions=[Question("a", "?", "none")]) as pool:
+        list(pool)
+
+
+LATEX = "so \\boxed{\\frac{\\sqrt{3}}{2}}"
+
+
+def test_latex_answers(tmp_path):
+    """A gold solution whose answer is no number is a solution all the same, and is not asked of math-verify."""
+    pytest.importorskip("math_verify", reason="math-verify is not installed (pip install 'rftfast[math]')")
+    texts = [LATEX, "<<1+1=2>> \\boxed{\\sqrt{3}/2}", "<<1+1=3>> \\boxed{\\sqrt{3}/2}", "\\boxed{\\sqrt{3}}", "none"]
+    rows = [{"question_id": "a", "question": "what?", "completion": t, "answer": LATEX} for t in texts]
+    file = str(write_jsonl(tmp_path / "in.jsonl", rows))
+    with Pool([file], policy=Policy(math=True)) as pool:
+        (question,) = pool
+    verdicts = ["correct", "correct", "wrong_equation", "wrong_answer", "no_answer"]
+    assert [c.verdict for c in question.candidates] == verdicts
+    assert question.gold == LATEX
+    # Verdicts that stand in the file need no math-verify and no policy.
+    judged = [{**row, "verdict": verdict} for row, verdict in zip(rows, verdicts, strict=True)]
+    with Pool([str(write_jsonl(tmp_path / "judged.jsonl", judged))]) as pool:
+        (again,) = pool
+        totals = select_pool(pool, tmp_path / "out.jsonl")
+    assert again.gold == LATEX
+    assert (totals.right_answer, totals.sampled, totals.rows) == (2, 2, 3)
+    # Without a gold answer all count as right; their answers are shown as they stand.
+    for row in rows:
+        del row["answer"]
+    with Pool([str(write_jsonl(tmp_path / "open.jsonl", rows))], policy=Policy(math=True)) as pool:
+        (bare,) = pool
+    assert [c.answer for c in bare.candidates] == ["\\frac{\\sqrt{3}}{2}", *["\\sqrt{3}/2"] * 2, "\\sqrt{3}", None]
+
+
+def test_a_run_of_latex_answers_asks_no_one(tmp_path, monkeypatch):
+    """Reading a run starts no process for the equations of its gold solutions."""
+    from rftfast.verify import math
+
+    monkeypatch.setattr(math, "require_math_verify", lambda: pytest.fail("math-verify was asked"))
+    question = Question("a", "what?", LATEX.replace("so", "<<1+1=2>>"))
+    config = {**CONFIG, "verify": {"marker": "last", "equations": "strict", "bare": False, "math": True}}
+    with RunDir.open(tmp_path / "run", config, {}, {}, notes={"model": "m"}) as run:
+        path, verdict = Completion("a", 0, "<<1+1=2>> \\boxed{x}"), Verdict("correct", "x", ("1+1=2",))
+        run.add(question, [path], [verdict], [0], prompt="what?", begin=" ")
+        run.finish(["a"])
+    with Pool([str(tmp_path / "run")]) as pool:
+        (found,) = pool
+    assert found.gold_equations == ("1+1=2",)
+    assert select_question(found).union == 1
+
+
 def test_training_files_can_be_pooled_too(tmp_path):
     """A run's rft.jsonl is a file of paths that are verified and of gold solutions."""
     run = random_run(tmp_path / "run")
@@ -205,6 +272,17 @@ def test_keys(tmp_path):
             "line 2: question '1' has another gold solution",
         ),
         ([{"kind": "sample", "question_id": "1", "completion": ""}], "line 1: a part of a run directory"),
+        (
+            [
+                {"question_id": "1", "completion": "", "answer": "5"},
+                {"question_id": "1", "completion": "", "answer": "?"},
+            ],
+            "line 2: the gold answer '?'",
+        ),
+        (
+            [{"question_id": "1", "completion": "", "source": "gold"}, {"question_id": "1", "completion": ""}],
+            "line 1, question '1': the gold answer ''",
+        ),
     ],
 )
 def test_bad_rows_are_named(tmp_path, rows, words):
