@@ -37,7 +37,7 @@ _PREFIX = {"-": "neg", "+": "pos", "~": "inv", "not": "not"}
 
 _D = r"[0-9](?:_?[0-9])*"
 _PYTHON = re.compile(
-    rf"(?P<space>[ \t\f]+|\#[^\n\0\ud800-\udfff]*)|(?P<newline>\r\n?|\n)"
+    rf"(?P<space>[ \t\f]+|\#[^\r\n\0\ud800-\udfff]*)|(?P<newline>\r\n?|\n)"
     rf"|(?P<float>(?:(?:{_D})?\.{_D}|{_D}\.)(?:[eE][+-]?{_D})?|{_D}[eE][+-]?{_D})"
     rf"|(?P<int>0[xX](?:_?[0-9a-fA-F])+|0[oO](?:_?[0-7])+|0[bB](?:_?[01])+|0(?:_?0)*(?![0-9_])|[1-9](?:_?[0-9])*)"
     rf"|(?P<op>\*\*|//|<<|[-+*/%()&|^~<]|(?:and|or|not)(?!\w))|(?P<name>(?:True|False)(?!\w))"

@@ -207,7 +207,7 @@ def test_reference_is_python_on_expressions(side, data):
 
 
 @settings(max_examples=2000, deadline=None)
-@given(st.text(alphabet="0123456789+-*/%(). =_\n\te#~&|^", max_size=24))
+@given(st.text(alphabet="0123456789+-*/%(). =_\n\r\te#~&|^", max_size=24))
 @example(" \n 5=5")
 @example("5\n  =5")
 @example("5\r=5")
@@ -220,6 +220,8 @@ def test_reference_is_python_on_expressions(side, data):
 @example("1.e1=10")
 @example("1._1=1")
 @example("5 #=5")
+@example("#5\r7=7")
+@example("5#\r+3=5")
 def test_reference_is_python_on_raw_text(equation):
     assume(cheap(equation))
     assert check_equation(equation, "reference") is python_says(equation)
