@@ -97,6 +97,8 @@ def _show(console: Console, report: dict[str, Any]) -> None:
         console.print(f"verdicts: {', '.join(f'{n:,} {v}' for v, n in figures['verdicts'].items())}", highlight=False)
         _histogram(console, "samples with the right answer", figures["solved_histogram"])
         _histogram(console, "distinct correct equation lists", figures["equation_lists_histogram"])
+        by_answer = figures["equation_lists_by_answer_histogram"]
+        _histogram(console, "the same, equations unchecked (the paper's Figure 7)", by_answer)
     if "pooled" in report:
         _overlap(console, report["pooled"])
     rule = "by value" if report["vote"] == "value" else "by the paper's rule (strings)"

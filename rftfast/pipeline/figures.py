@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rftfast.data.jsonl import whole_file
 from rftfast.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
     """Draw what ``rftfast.select.statistics.statistics`` returned into ``path``, at 120 dots an inch.
 
-    Four panels: distinct paths a question against samples drawn, pass@k and maj@k, how often questions are solved, distinct
-    equation lists a question (Figure 7 of arXiv 2308.01825); of several models a fifth with the exclusive shares (Figure 6).
-
     Raises:
         UserError: matplotlib is not installed, or the disk refuses.
+    """
+    figure = figure_of(report)
+    with whole_file(path) as temporary:
+        try:
+            figure.savefig(temporary, dpi=120, format="png")
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror or error}); choose another place") from error
+
+
+def figure_of(report: dict[str, Any]) -> Figure:
+    """Four panels: distinct paths a question against samples drawn, pass@k and maj@k, how often questions are solved,
+    distinct equation lists a question; of several models a fifth with the exclusive shares.
+
+    The paper's Figure 7 (arXiv 2308.01825) is the outlined bars of the fourth, its Figure 6 the fifth.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,7 +55,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
         _line(chances, figures, "pass", f"{lead}pass@k", colour, "-")
         _line(chances, figures, "maj", f"{lead}maj@k", colour, ":")
         _bars(solved, figures["solved_histogram"], i, len(models), name, colour)
-        _bars(lists, figures["equation_lists_histogram"], i, len(models), name, colour)
+        by_answer = figures["equation_lists_by_answer_histogram"]
+        _bars(lists, by_answer, i, len(models), f"{lead}right answer", colour, fill=False)
+        _bars(lists, figures["equation_lists_histogram"], i, len(models), f"{lead}right equations, too", colour)
     for axes, title, y in (
         (distinct, "Distinct paths a question", "equation lists"),
         (chances, "Right answers", "share of questions"),
@@ -55,15 +71,12 @@ def draw(report: dict[str, Any], path: Path) -> None:
     chances.set_ylim(0, 1)
     solved.set(title="How often a question is solved", xlabel="samples with the right answer", ylabel="questions")
     lists.set(title="Distinct correct equation lists", xlabel="lists of a question", ylabel="questions")
+    lists.legend(fontsize="small")
     if len(models) > 1:
         solved.legend(fontsize="small")
     if pooled:
         _shares(figure.add_subplot(grid[2, :]), pooled)
-    with whole_file(path) as temporary:
-        try:
-            figure.savefig(temporary, dpi=120, format="png")
-        except OSError as error:
-            raise UserError(f"cannot write {path} ({error.strerror or error}); choose another place") from error
+    return figure
 
 
 def _line(axes: Any, figures: dict[str, Any], column: str, label: str, colour: str, style: str) -> None:
@@ -71,10 +84,12 @@ def _line(axes: Any, figures: dict[str, Any], column: str, label: str, colour: s
     axes.plot([r["k"] for r in rows], [r[column] for r in rows], style, marker="o", ms=4, color=colour, label=label)
 
 
-def _bars(axes: Any, histogram: dict[str, int], number: int, of: int, label: str, colour: str) -> None:
+def _bars(
+    axes: Any, histogram: dict[str, int], number: int, of: int, label: str, colour: str, *, fill: bool = True
+) -> None:
     width = 0.9 / of
     places = [int(x) + (number - (of - 1) / 2) * width for x in histogram]
-    axes.bar(places, list(histogram.values()), width, color=colour, label=label)
+    axes.bar(places, list(histogram.values()), width, color=colour if fill else "none", edgecolor=colour, label=label)
     axes.locator_params(axis="both", integer=True)
 
 

@@ -20,7 +20,7 @@ def test_tables_json_and_png(tmp_path: Path) -> None:
     assert list(report["models"]) == ["a", "b"]
     assert [row["k"] for row in report["models"]["a"]["by_k"]] == [1, 3, 6, 12, 25]
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
-    for words in ("pass@k", "all (26)", "share of the pool", "distinct correct equation lists", "by value"):
+    for words in ("pass@k", "all (26)", "share of the pool", "distinct correct equation lists", "Figure 7", "by value"):
         assert words in done.stdout
     row = report["models"]["b"]["by_k"][-1]
     assert f"{row['distinct_with_gold']:.2f}" in done.stdout

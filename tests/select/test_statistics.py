@@ -144,3 +144,26 @@ def test_figures_are_drawn(tmp_path: Path):
         assert data.startswith(b"\x89PNG")
         sizes.append(int.from_bytes(data[20:24], "big"))
     assert sizes[1] > sizes[0]  # the panel of exclusive shares is added
+
+
+def test_the_papers_figures_6_and_7_are_among_them(tmp_path: Path):
+    pytest.importorskip("matplotlib", reason="the extra 'plots' is not installed")
+    from rftfast.pipeline.figures import figure_of
+
+    # a: two right lists and a false one that reaches the answer; b: one right list of its own, one shared with a.
+    a = {"q1": ["<<1+2=3>>#### 3", "<<2+1=3>>#### 3", "<<1+1=3>>#### 3", "#### 4"], "q2": ["#### 4"]}
+    b = {"q1": ["<<2+1=3>>#### 3", "<<3*1=3>>#### 3"], "q2": ["#### 4"]}
+    runs = [str(make_run(tmp_path / name, paths, model=name)) for name, paths in (("a", a), ("b", b))]
+    with Pool(runs) as pool:
+        figure = figure_of(statistics(pool, pool.models))
+    panels = {axes.get_title(): axes for axes in figure.axes}
+    lists = panels["Distinct correct equation lists"]
+    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in lists.containers}
+    assert heights == {  # questions with none, one, two, three lists
+        "a: right answer": [1, 0, 0, 1],
+        "a: right equations, too": [1, 0, 1],
+        "b: right answer": [1, 0, 1],
+        "b: right equations, too": [1, 0, 1],
+    }
+    (shares,) = panels["Equation lists that one model alone found"].containers
+    assert [bar.get_width() for bar in shares] == pytest.approx([100 / 3, 100 / 3])
