@@ -1,6 +1,12 @@
-"""The online verifier against the verifier itself, character by character and token by token."""
+"""The online verifier against the verifier itself, character by character and token by token; and at work in a run."""
 
 from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rftfast.data.records import Verdict
-from rftfast.engine.monitor import DrawnPath
+from rftfast.data.run_dir import RunDir
+from rftfast.engine.monitor import DrawnPath, Monitor, Watch
+from rftfast.engine.params import Generation, Request
+from rftfast.engine.stats import Stats
 from rftfast.pipeline.early_stop import ANSWERED, FALSE_EQUATION, OnlineVerifier, SavedTokens, judged
+from rftfast.pipeline.job import SampleOptions, prepare
+from rftfast.pipeline.sample import Progress, run
 from rftfast.verify import Policy, check_equation, extract_answer, find_equations, verify
+from tests.tiny_model import write_tiny_llama
 
 STRICT = OnlineVerifier(Policy())
 
@@ -118,3 +130,89 @@ def test_nothing_is_claimed_before_a_path_has_ended_by_itself() -> None:
     assert saved.estimate() == 0
     saved.add(30, "answered")
     assert saved.estimate() == pytest.approx(20)
+
+
+BYTES = [bytes([b]) for b in range(256)]
+TEXTS = (
+    " 2*3 = <<2*3=6>>6\n#### 6\nand on it goes\n#### 7",  # right, and wrong if it were drawn to its end
+    " 2*3 = <<2*3=7>>7, so <<7-1=6>>6\n#### 6",  # a false equation on the way to the right answer
+    " #### 5\n <<1+1=2>>",  # a wrong answer
+    " 3*2 = <<3*2=6>>6\n#### 6",  # right; ends by itself
+    " <<3+3=5>>",  # false at its very end
+    " no idea at all",
+)
+
+
+class Typist:
+    """Stands in for ``Sampler``: types TEXTS byte by byte under the eyes of the monitor."""
+
+    def __init__(self) -> None:
+        self.stats = Stats()
+
+    def check_request(self, request: Request) -> None:
+        assert request.tokens
+
+    def stream(self, requests: Iterable[Request | None], monitor: Monitor | None = None) -> Iterator[Generation]:
+        watch = Watch(monitor, BYTES) if monitor else None
+        for request in requests:
+            assert request is not None
+            for i in request.indices():
+                drawn: list[int] = []
+                reason = None
+                for byte in TEXTS[i].encode():
+                    drawn.append(byte)
+                    reason = watch.verdict(request.name, i, drawn) if watch else None
+                    if reason:
+                        break
+                yield Generation(
+                    request.name, i, bytes(drawn).decode(), tuple(drawn), (-0.5,) * len(drawn), reason or "eos"
+                )
+
+
+def sampled(folder: Path, *, early_stop: bool) -> tuple[list[dict[str, Any]], Progress, str]:
+    """(the stored samples, the process's figures, the summary that ``rftfast sample`` prints)."""
+    from rich.console import Console
+
+    from rftfast.cli.sample import _summary
+
+    folder.mkdir()
+    questions = folder / "q.jsonl"
+    questions.write_text(json.dumps({"id": "q", "question": "What is 2*3?", "answer": "#### 6"}) + "\n")
+    options = SampleOptions(
+        model=str(write_tiny_llama(folder / "model")),
+        questions=str(questions),
+        shots=0,
+        k=len(TEXTS),
+        max_tokens=64,
+        early_stop=early_stop,
+    )
+    job = prepare(options)
+    out = io.StringIO()
+    with RunDir.open(folder / "run", job.identity(), job.fingerprints(), {}) as directory:
+        progress = run(job, Typist(), directory, lambda _: None)  # type: ignore[arg-type]
+        _summary(Console(file=out, width=200), directory.summary(), progress, folder / "run")
+    (question,) = RunDir.read_questions(folder / "run")
+    return sorted(question.samples, key=lambda s: s["sample_index"]), progress, out.getvalue()
+
+
+def test_a_run_ends_paths_counts_what_it_saved_and_says_so(tmp_path: Path) -> None:
+    samples, progress, said = sampled(tmp_path / "on", early_stop=True)
+    reasons = [ANSWERED, FALSE_EQUATION, ANSWERED, "eos", FALSE_EQUATION, "eos"]
+    assert [s["finish_reason"] for s in samples] == reasons
+    verdicts = ["correct", "wrong_equation", "wrong_answer", "correct", "wrong_equation", "no_answer"]
+    assert [s["verdict"] for s in samples] == verdicts
+    assert samples[0]["completion"].endswith("#### 6")  # cut behind the answer
+    assert samples[1]["completion"].endswith("<<2*3=7>>")
+    assert [s["tokens"] for s in samples[:3]] == [
+        TEXTS[0].index("and on"), TEXTS[1].index("7, so"), TEXTS[2].index(" <<")
+    ]  # fmt: skip
+    assert progress.stopped == 2
+    assert progress.tokens == sum(s["tokens"] for s in samples)
+    assert 0 < progress.stop_saved_tokens < 64
+    assert f"about {progress.stop_saved_tokens:,.0f} new tokens" in said and "2 paths ended at a false equation" in said
+
+    whole, without, silent = sampled(tmp_path / "off", early_stop=False)
+    assert [s["finish_reason"] for s in whole] == ["eos"] * len(TEXTS)
+    assert without.tokens == sum(len(t) for t in TEXTS) > progress.tokens
+    assert (without.stopped, without.stop_saved_tokens) == (0, 0)
+    assert "saved by early stop" in said and "saved by early stop" not in silent
