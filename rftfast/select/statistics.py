@@ -37,6 +37,9 @@ def majority_is_right(candidates: Sequence[Candidate], vote: str = "value", gold
     ``value``: answers are equal if their values are (18 and 18.0 are one vote), all markers count. ``paper``: as in the
     released evaluation of arXiv 2308.01825: the text behind the first ``#### ``, commas removed, is the vote, so 18 and
     18.0 are two; the winner must be within 1e-4 of ``gold``. Candidates without an answer do not vote; no vote is wrong.
+
+    Raises:
+        UserError: ``paper`` and a gold answer that holds no number.
     """
     if vote == "value":
         votes = Counter(c.answer for c in candidates if c.answer is not None)
@@ -122,7 +125,10 @@ class ModelStatistics:
             if drawn in marks or drawn == n:
                 distinct[drawn] = len(found), len(found | gold)
         for k in {*marks, n}:
-            majority = majority_is_right(candidates[:k], self.vote, question.answer)
+            try:
+                majority = majority_is_right(candidates[:k], self.vote, question.answer)
+            except UserError as error:
+                raise UserError(f"stats: question {question.id!r}: {error}; or leave --vote paper out") from None
             for sums in ([self.by_k[k]] if k in marks else []) + ([self.whole] if k == n else []):
                 sums.questions += 1
                 sums.samples += k

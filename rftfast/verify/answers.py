@@ -91,7 +91,8 @@ def parse_gold(gold: str, marker: str = "last", markers: tuple[str, ...] = MARKE
     if value is None:
         shown = gold if len(gold) <= 60 else "…" + gold[-60:]
         raise UserError(
-            f"the gold answer {shown!r} holds no number; end it with '#### <number>' or give the bare number"
+            f"the gold answer {shown!r} holds no number; end it with '#### <number>' or give the bare number "
+            "(for LaTeX answers, say --math)"
         )
     return value
 

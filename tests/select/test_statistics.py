@@ -12,7 +12,7 @@ from rftfast.select import equation_key
 from rftfast.select.statistics import KS, majority_is_right, pass_at_k, statistics
 from rftfast.select.union import Candidate, Pool
 from rftfast.verify import find_equations, verify
-from tests.made_runs import QUESTIONS, make_run, random_paths, random_run
+from tests.made_runs import QUESTIONS, make_run, random_paths, random_run, write_jsonl
 
 
 def test_pass_at_k_is_the_mean_over_all_draws():
@@ -122,6 +122,14 @@ def test_arrival_order_changes_nothing(tmp_path: Path):
         with Pool([str(random_run(tmp_path / str(seed), k=13, arrival=seed))]) as pool:
             reports.append(statistics(pool, pool.models))
     assert reports[0] == reports[1] == reports[2]
+
+
+def test_the_papers_rule_names_a_gold_answer_that_is_no_number(tmp_path: Path):
+    rows = [{"question_id": "a", "completion": "#### 3", "answer": "x+1", "verdict": "wrong_answer"}]
+    with Pool([str(write_jsonl(tmp_path / "in.jsonl", rows))]) as pool:
+        assert statistics(pool, ())["models"][""]["questions"] == 1
+        with pytest.raises(UserError, match=r"question 'a': the gold answer 'x\+1'.*--vote paper"):
+            statistics(pool, (), vote="paper")
 
 
 def test_bad_choices(tmp_path: Path):
