@@ -14,7 +14,8 @@ from rftfast.cli import options
 
 def verify(
     file: str = typer.Argument(
-        ..., help="JSONL with 'completion' (or 'response') and 'answer' (gold); - is standard input."
+        ...,
+        help="JSONL with 'completion' (or 'response') and 'answer' (gold), or a run directory; - is standard input.",
     ),
     out: Path = typer.Option(None, "--out", "-o", help="Where the rows go. Default: standard output."),
     marker: options.Marker = "last",
@@ -25,11 +26,13 @@ def verify(
 ) -> None:
     """Judge every row: adds verdict, parsed_answer and equations. Counts and the policy go to standard error.
 
-    Rows are read one after the other, so a file may be of any size. A row that cannot be used ends it with its line.
+    Rows are read one after the other, so a file may be of any size. A row that cannot be used ends it with its line. Of a
+    run, every sample becomes a row and is judged anew; the run stays as it is.
     """
     from rftfast.data.export import write_jsonl
-    from rftfast.data.jsonl import open_input
-    from rftfast.verify.rows import verify_rows
+    from rftfast.data.jsonl import STDIN, open_input
+    from rftfast.data.run_index import RunIndex
+    from rftfast.verify.rows import verify_rows, verify_run
 
     counts: Counter[str] = Counter()
     policy = options.policy(marker, equations, bare, math)
@@ -39,8 +42,11 @@ def verify(
             counts[row["verdict"]] += 1
             yield row
 
-    with open_input(file) as (lines, name):
-        rows = write_jsonl(out, counted(verify_rows(lines, name, policy, options.stops(stop))))
+    if file != STDIN and Path(file).is_dir():
+        rows = write_jsonl(out, counted(verify_run(RunIndex(file), policy, options.stops(stop))))
+    else:
+        with open_input(file) as (lines, name):
+            rows = write_jsonl(out, counted(verify_rows(lines, name, policy, options.stops(stop))))
     shares = ", ".join(f"{n:,} {verdict} ({100 * n / rows:.1f} %)" for verdict, n in counts.most_common())
     typer.echo(f"{rows:,} rows: {shares}", err=True)
     more = "".join(f", {name}" for name, on in (("bare", bare), ("math", math)) if on)

@@ -1,4 +1,4 @@
-"""Verdicts for JSONL rows that another tool wrote, a few hundred at a time."""
+"""Verdicts for JSONL rows that another tool wrote, a few hundred at a time, and anew for the samples of a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from rftfast.data.jsonl import read_rows, text_in
 from rftfast.data.path_file import COMPLETION
 from rftfast.data.records import Verdict
+from rftfast.data.run_index import RunIndex
 from rftfast.errors import UserError
 from rftfast.verify.answers import cut
 from rftfast.verify.verifier import Policy, verify, verify_batch
@@ -46,6 +47,40 @@ def verify_rows(
     yield from _judged(waiting, policy)
 
 
+def verify_run(index: RunIndex, policy: Policy = Policy(), stops: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """A run's samples as rows, by question and sample index, judged by ``policy`` in place of the run's own.
+
+    They have ``question_id``, ``prompt``, ``completion`` (as a training row has it), ``answer`` (the gold solution),
+    ``sample_index``, ``finish_reason``, and the columns that ``verify_rows`` adds. Memory: one question.
+
+    Raises:
+        UserError: a damaged part, or a gold solution that ``policy`` cannot read, with its question.
+    """
+    for name in index.order:
+        stored = index.read(name)
+        samples = sorted(stored.samples, key=lambda sample: sample["sample_index"])
+        texts = [cut(sample["completion"], stops) for sample in samples]
+        ended = [sample.get("finish_reason") == "length" for sample in samples]
+        try:
+            verdicts = verify_batch(texts, [stored.gold] * len(texts), policy, truncated=ended)
+        except UserError as error:
+            raise UserError(f"{index.path}, question {name!r}: {error}") from None
+        for sample, text, verdict in zip(samples, texts, verdicts, strict=True):
+            row = {
+                "question_id": name,
+                "prompt": stored.prompt,
+                "completion": stored.begin + text.lstrip(),
+                "answer": stored.gold,
+                "sample_index": sample["sample_index"],
+                "finish_reason": sample.get("finish_reason"),
+            }
+            yield row | _columns(verdict)
+
+
+def _columns(verdict: Verdict) -> dict[str, Any]:
+    return {"verdict": verdict.verdict, "parsed_answer": verdict.answer, "equations": list(verdict.equations)}
+
+
 def _judged(rows: list[tuple[str, dict[str, Any], str, str]], policy: Policy) -> Iterator[dict[str, Any]]:
     ended = [row.get("finish_reason") == "length" for _, row, _, _ in rows]
     try:
@@ -55,8 +90,7 @@ def _judged(rows: list[tuple[str, dict[str, Any], str, str]], policy: Policy) ->
     except UserError:  # one gold among them has no number: which?
         verdicts = _one_by_one(rows, ended, policy)
     for (_, row, _, _), verdict in zip(rows, verdicts, strict=True):
-        equations = list(verdict.equations)
-        yield {**row, "verdict": verdict.verdict, "parsed_answer": verdict.answer, "equations": equations}
+        yield row | _columns(verdict)
 
 
 def _one_by_one(

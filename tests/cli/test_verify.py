@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import ENVIRONMENT, ROOT, refused, rftfast
-from tests.made_runs import read_jsonl, write_jsonl
+from tests.made_runs import make_run, random_run, read_jsonl, write_jsonl
 
 ROWS = [
     {"id": 1, "completion": "<<6*3=18>>18\n#### 18", "answer": "so\n#### 18"},
@@ -62,6 +62,38 @@ def test_policies(row: dict[str, str], options: list[str], before: str, after: s
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["verdict"] == verdict
         assert json.loads(done.stdout)["completion"] == row["completion"]
+
+
+def test_a_run_is_judged_anew(tmp_path: Path) -> None:
+    """By its own policy it gives its own training rows; by another, others, as if it had been sampled with that."""
+    run = random_run(tmp_path / "run")
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    done = rftfast("verify", run)
+    assert done.returncode == 0, done.stderr
+    assert "180 rows: " in done.stderr
+    selected = rftfast("select", "-", stdin=done.stdout.encode())
+    assert selected.stdout == (run / "rft.jsonl").read_text()
+    unchecked = rftfast("verify", run, "--equations", "off", "-o", tmp_path / "out.jsonl")
+    assert unchecked.returncode == 0
+    rows = read_jsonl(tmp_path / "out.jsonl")
+    assert [(row["question_id"], row["sample_index"]) for row in rows] == sorted(
+        (row["question_id"], row["sample_index"]) for row in rows
+    )
+    right = [row for row in rows if row["verdict"] == "correct"]
+    assert len(right) > done.stdout.count('"verdict": "correct"')
+    assert all(row["parsed_answer"] == row["answer"].split()[-1] for row in right)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    bare = make_run(tmp_path / "bare", {"q1": ["1 + 2 = 3\n#### 3", "2 + 1 = 3\n#### 3", "2 + 2 = 3\n#### 3"]})
+    judged = rftfast("verify", bare, "--bare")
+    assert [json.loads(line)["equations"] for line in judged.stdout.splitlines()] == [
+        ["1 + 2 = 3"],
+        ["2 + 1 = 3"],
+        ["2 + 2 = 3"],
+    ]
+    kept = rftfast("select", "-", stdin=judged.stdout.encode()).stdout.splitlines()
+    assert [json.loads(row)["sample_index"] for row in kept[1:]] == [0, 1]
+    refused("nowhere: cannot be read", "verify", tmp_path / "nowhere")
+    refused("run.json", "verify", tmp_path)
 
 
 def test_the_policy_is_said() -> None:
