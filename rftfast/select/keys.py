@@ -19,8 +19,8 @@ def equation_key(equations: Iterable[str], key: str = "reference") -> str:
     ``reference``: as the paper's released code has it (arXiv 2308.01825, appendix A.3): joined by ``|``, spaces
     removed; without equations, ``''``. ``canonical``: numbers in one spelling and operators in one writing
     (``$1,000.00 x 2`` is ``1000*2``), redundant parentheses dropped. ``commutative``: besides, the order of summands
-    and of factors does not count (``3+4=7`` is ``4+3=7``, ``2+(3+4)`` is ``4+3+2``). The order of the equations always counts. An equation that
-    is no arithmetic keeps its reference form. Raises ``UserError`` for any other ``key``.
+    and of factors does not count (``3+4=7`` is ``4+3=7``, ``2+(3+4)`` is ``4+3+2``). The order of the equations always
+    counts. An equation that is no arithmetic keeps its reference form. Raises ``UserError`` for any other ``key``.
     """
     if key == "reference":
         return "|".join(equations).replace(" ", "")
