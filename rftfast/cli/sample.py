@@ -173,13 +173,12 @@ def _show_memory(console: Console, lines: Sequence[str]) -> None:
 
 
 def _dry_run(console: Console, job: Job, where: dict[str, Any], engine: dict[str, Any]) -> None:
-    import torch
-
+    from rftfast.engine.device import find_device
     from rftfast.engine.memory import Batch, parse_bytes, plan_memory
     from rftfast.engine.sampler import choose_dtype
     from rftfast.pipeline.engines import devices_of
 
-    device = torch.device(devices_of(where["device"], where["gpus"])[0])
+    device = find_device(devices_of(where["device"], where["gpus"])[0])
     dtype = choose_dtype(engine["dtype"], device)
     kv = parse_bytes(engine["kv_memory"]) if engine["kv_memory"] else None
     batch = Batch.of(device, engine["max_running"])

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from rftfast import ops as operations
+from rftfast.engine.device import find_device
 from rftfast.engine.gpu_runner import GpuRunner
 from rftfast.engine.memory import Batch, MemoryPlan, human, parse_bytes, plan_memory
 from rftfast.engine.monitor import Monitor, Watch
@@ -134,11 +135,9 @@ class Sampler:
         ``ahead``: launch each step before the tokens of the one before are here; the default on GPUs. ``graphs``: replay
         captured steps on GPUs. Raises UserError for anything that cannot be used.
         """
-        target = torch.device(device)
+        target = find_device(device)
         batch = Batch.of(target, max_running)
         if target.type == "cuda":
-            if not torch.cuda.is_available():
-                raise UserError("device 'cuda' was asked for and torch sees no GPU: use --device cpu")
             torch.cuda.set_device(target)  # Triton launches on the current one
         if threads is not None:
             if threads < 1:
