@@ -53,9 +53,8 @@ Ready = Callable[[Sequence[Remote]], Sequence[Remote]]
 class _Engine:
     remote: Remote
     described: Described
-    dealt: dict[str, list[Request]] = field(default_factory=dict)
-    """Requests by name; of each the sample indices that have not come back are in ``missing``."""
-    missing: set[tuple[str, int]] = field(default_factory=set)
+    missing: dict[tuple[str, int], Request] = field(default_factory=dict)
+    """Paths that have not come back, and the requests that they are of."""
     stats: Stats = field(default_factory=Stats)
     asked: bool = False
     """An answer is on its way."""
@@ -66,7 +65,7 @@ class _Engine:
 
     def start(self, monitor: Monitor | None) -> None:
         self._drop_answer()
-        self.dealt, self.missing = {}, set()
+        self.missing = {}
         self.remote.start(monitor)
 
     def ask(self) -> None:
@@ -166,7 +165,7 @@ class Fleet:
                     continue
                 engine.stats = collected.stats
                 for generation in collected.generations:
-                    engine.missing.remove((generation.name, generation.sample_index))
+                    del engine.missing[generation.name, generation.sample_index]
                     yield generation
                 if collected.error is not None:
                     raise UserError(collected.error)
@@ -192,8 +191,7 @@ class Fleet:
             if request is None:
                 return True
             engine = min(open_, key=lambda e: len(e.missing))
-            engine.missing.update((request.name, i) for i in request.indices())
-            engine.dealt.setdefault(request.name, []).append(request)
+            engine.missing.update(((request.name, i), request) for i in request.indices())
             self._guard(engine, again, partial(engine.remote.submit, request))
 
     def _guard(self, engine: _Engine, again: list[Request], call: Callable[[], T]) -> T | None:
@@ -205,11 +203,12 @@ class Fleet:
             self.lost.append(f"{engine.remote.name}: {error}")
             self._gone.add(engine.stats)
             engine.remote.close()
-            for requests in engine.dealt.values():
-                for request in requests:
-                    left = tuple(i for i in request.indices() if (request.name, i) in engine.missing)
-                    if left:
-                        again.append(replace(request, samples=left))
+            left: dict[
+                int, tuple[Request, list[int]]
+            ] = {}  # by identity: a name may have been asked for more than once
+            for (_, index), request in engine.missing.items():
+                left.setdefault(id(request), (request, []))[1].append(index)
+            again += [replace(request, samples=tuple(indices)) for request, indices in left.values()]
             if not self._engines:
                 raise UserError(f"no engine is left; {'; '.join(self.lost)}") from None
             return None
