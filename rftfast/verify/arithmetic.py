@@ -66,7 +66,9 @@ def _python_tokens(text: str) -> list[tuple[str, Any]]:
         kind, word, at = m.lastgroup, m.group(), m.end()
         if kind == "space":
             # Python drops the blanks before the first line only; a form feed starts the column anew.
-            if not word.startswith("#") and m.start() and text[m.start() - 1] in "\r\n" and not depth:
+            if word.startswith("#"):
+                indented = False  # a line of nothing but a comment may begin where it likes
+            elif m.start() and text[m.start() - 1] in "\r\n" and not depth:
                 indented = not word.endswith("\f")
             continue
         if kind == "newline":

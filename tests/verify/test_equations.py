@@ -222,6 +222,8 @@ def test_reference_is_python_on_expressions(side, data):
 @example("5 #=5")
 @example("#5\r7=7")
 @example("5#\r+3=5")
+@example("5\n\t#=5")
+@example("5\n #\n =5")
 def test_reference_is_python_on_raw_text(equation):
     assume(cheap(equation))
     assert check_equation(equation, "reference") is python_says(equation)
