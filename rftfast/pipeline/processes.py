@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
 import signal
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
@@ -28,7 +28,7 @@ class ProcessEngine:
         self.name = f"engine on {options['device']}"
         context = multiprocessing.get_context("spawn")
         self.pipe, there = context.Pipe()
-        self.process = context.Process(target=_serve, args=(there, folder, dict(options)), daemon=True, name=self.name)
+        self.process = context.Process(target=_child, args=(there, folder, dict(options)), daemon=True, name=self.name)
         self.process.start()
         there.close()
 
@@ -105,6 +105,13 @@ def _ready(remotes: Sequence[Any]) -> Sequence[Any]:
     return [remote for remote in remotes if remote.pipe in found]
 
 
+def _child(pipe: Connection, folder: str, options: dict[str, Any]) -> None:
+    _serve(pipe, folder, options)
+    os._exit(
+        0
+    )  # there is nothing to tidy up, and a thread that draws does not outlive Python's own end: it would abort
+
+
 def _serve(pipe: Connection, folder: str, options: dict[str, Any]) -> None:
     """The child: loads the engine, then answers calls until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -133,7 +140,5 @@ def _take_calls(pipe: Connection, calls: queue.SimpleQueue[tuple[str, Any] | Non
 
 
 def _answer(pipe: Connection, value: object) -> None:
-    try:
+    with contextlib.suppress(OSError):  # likewise: there will be no further call
         pipe.send(value)
-    except OSError:  # likewise
-        sys.exit()

@@ -219,6 +219,22 @@ def test_a_stream_is_left_early_and_an_engine_dies_between_streams(
         engines.close()
 
 
+def test_an_engine_whose_parent_is_gone_ends_quietly_in_the_middle_of_its_work(folder: Path) -> None:
+    engine = ProcessEngine(str(folder), {**OPTIONS, "device": "cpu"})
+    try:
+        engine.describe()
+        engine.start(None)
+        long = SamplingParams(k=200, max_tokens=400, ignore_eos=True)
+        engine.submit(Request("long", (1, 2, 3), long))
+        engine.ask(1.0)
+        assert engine.answer().generations == []
+        engine.pipe.close()
+        engine.process.join(30)
+        assert engine.process.exitcode == 0
+    finally:
+        engine.close()
+
+
 class Served:
     """``_serve`` on a thread, with a host in the place of ``EngineHost``; ``pipe`` is the parent's side."""
 
