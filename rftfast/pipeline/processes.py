@@ -107,9 +107,8 @@ def _ready(remotes: Sequence[Any]) -> Sequence[Any]:
 
 def _child(pipe: Connection, folder: str, options: dict[str, Any]) -> None:
     _serve(pipe, folder, options)
-    os._exit(
-        0
-    )  # there is nothing to tidy up, and a thread that draws does not outlive Python's own end: it would abort
+    # Nothing is left to tidy up, and a thread that still draws would be torn down with Python, which ends in an abort.
+    os._exit(0)
 
 
 def _serve(pipe: Connection, folder: str, options: dict[str, Any]) -> None:
