@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rftfast.cli import options
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -47,7 +49,10 @@ def sample(
         help="End a path at its first false equation and after the line of its answer. Off where whole wrong "
         "answers are wanted (rftfast rollout).",
     ),
-    math: bool = typer.Option(False, help="Compare answers that are no plain number as LaTeX (extra 'math')."),
+    marker: options.Marker = "last",
+    equations: options.Equations = "strict",
+    bare: options.Bare = False,
+    math: options.Math = False,
     token_ids: bool = typer.Option(False, help="Store each path's token ids: parts about three times as large."),
     prefix_share: bool = typer.Option(
         True, help="Compute and store a shared prompt once for all of its paths. Off is for comparisons."
@@ -108,6 +113,9 @@ def sample(
             k_floor=k_floor,
             k_cap=k_cap,
             token_ids=token_ids,
+            marker=marker,
+            equations=equations,
+            bare=bare,
             math=math,
         )
     )

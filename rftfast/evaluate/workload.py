@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def from_run(path: str | Path, tokenizer: Tokenizer) -> Workload:
     config: dict[str, Any] = read_manifest(Path(path))["config"]
     count = _Counter(tokenizer, _template(config))
     stopped = bool(config.get("early_stop"))
-    monitor = OnlineVerifier(_policy(config))
+    monitor = OnlineVerifier(Policy.of_run(config))
     stored = sum(1 for _ in RunDir.read_questions(path))
     stride = max(1, stored // _MEASURED)
     samples = tokens = kept = kept_tokens = 0
@@ -219,11 +219,6 @@ def _template(config: dict[str, Any]) -> Template:
     p = config["prompt"]
     chat = p["template"] in TEMPLATES and TEMPLATES[p["template"]].chat
     return Template(p["template"], p["text"], p.get("shot", ""), tuple(p.get("stop", ())), chat=chat)
-
-
-def _policy(config: dict[str, Any]) -> Policy:
-    known = {f.name for f in fields(Policy)}
-    return Policy(**{name: value for name, value in (config.get("verify") or {}).items() if name in known})
 
 
 def _evenly(items: Sequence[Any], most: int) -> Sequence[Any]:

@@ -7,7 +7,7 @@ found out by taking the template away from it, and proved by rendering it again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +62,7 @@ class Source:
         self.early_stop = bool(config.get("early_stop"))
         self.template = _template(prompt)
         self.shots = tuple(Question("", s["question"], s["answer"]) for s in config.get("shots") or ())
-        known = {f.name for f in fields(Policy)}
-        self.policy = Policy(**{k: v for k, v in (config.get("verify") or {}).items() if k in known})
+        self.policy = Policy.of_run(config)
         self.fingerprints: Mapping[str, Any] = self.index.manifest["fingerprints"]
         notes = self.index.manifest.get("notes")
         named = notes.get("model") if isinstance(notes, dict) else None

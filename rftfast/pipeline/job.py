@@ -51,8 +51,11 @@ class SampleOptions:
     k_cap: int | None = None
     token_ids: bool = False
     """Store each path's token ids."""
+    marker: str = "last"
+    equations: str = "strict"
+    bare: bool = False
     math: bool = False
-    """Compare answers that are no plain number as LaTeX (``rftfast.verify.math``)."""
+    """How paths are judged, see ``rftfast.verify.Policy``."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def prepare(options: SampleOptions) -> Job:
         seed=options.seed,
     )
     questions = load_questions(options.questions, limit=options.limit)
-    policy = Policy(math=options.math)
+    policy = Policy(marker=options.marker, equations=options.equations, bare=options.bare, math=options.math)
     budget = Budget.of(options.k, options.k_floor, options.k_cap) if options.budget else None
     if not options.budget and (options.k_floor, options.k_cap) != (None, None):
         raise UserError("--k-floor and --k-cap bound an adaptive k: give --budget, too")

@@ -85,7 +85,8 @@ def read_runs(
         keys = [_key(index) for index in indexes]
         statistics = [ModelStatistics(key) for key in keys]
         packs = [
-            QuestionPack(key=key, policy=_policy(index), most=most) for index, key in zip(indexes, keys, strict=True)
+            QuestionPack(key=key, policy=Policy.of_run(index.manifest["config"]), most=most)
+            for index, key in zip(indexes, keys, strict=True)
         ]
         chances: list[list[float]] = [[] for _ in called]
         overlap = Overlap(keys[0])
@@ -140,17 +141,6 @@ def _accepted(candidates: Sequence[Candidate], key: str) -> set[str]:
 def _key(index: RunIndex) -> str:
     key = index.manifest["config"].get("select", "reference")
     return key if key in KEYS else "reference"
-
-
-def _policy(index: RunIndex) -> Policy:
-    """How the run's completions were judged; what older runs do not say is the default."""
-    judged = index.manifest["config"].get("verify")
-    known = Policy.__dataclass_fields__
-    return (
-        Policy(**{name: value for name, value in judged.items() if name in known})
-        if isinstance(judged, dict)
-        else Policy()
-    )
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -242,11 +242,7 @@ class _Run:
         named = notes.get("model") if isinstance(notes, dict) else None
         self.model = Path(named).name.removesuffix(".gguf") if isinstance(named, str) and named else self.name
         config: dict[str, Any] = index.manifest["config"]
-        judged = config.get("verify")
-        known = {f.name for f in fields(Policy)}
-        self.policy = (
-            Policy(**{k: v for k, v in judged.items() if k in known}) if isinstance(judged, dict) else Policy()
-        )
+        self.policy = Policy.of_run(config)
         prompt = config.get("prompt")
         self.template: dict[str, Any] = prompt if isinstance(prompt, dict) else {}
 

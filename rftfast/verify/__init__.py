@@ -2,7 +2,8 @@
 
 from rftfast.verify.answers import cut, extract_answer, parse_gold
 from rftfast.verify.equations import check_equation, find_bare_equations, find_equations
-from rftfast.verify.verifier import Policy, verify, verify_batch
+from rftfast.verify.policy import Policy
+from rftfast.verify.verifier import verify, verify_batch
 
 __all__ = [
     "Policy",

@@ -17,9 +17,10 @@ from functools import lru_cache
 from rftfast.data.records import Verdict
 from rftfast.errors import UserError
 from rftfast.verify import answers
+from rftfast.verify.judge import MAX_WORK, equations_of, judge_equations
 from rftfast.verify.math_pool import DIFFERENT, SAME, TIMEOUT, MathLimits, MathPool, require_math_verify
 from rftfast.verify.numbers import canonical, leading_number, parse_number
-from rftfast.verify.verifier import MAX_WORK, Policy, _equations, _judge
+from rftfast.verify.policy import Policy
 
 # An answer longer than this is not read to its end. Far above what is handed to math-verify.
 _MAX_BOX = 4000
@@ -107,7 +108,7 @@ def verify_batch(
             results[i] = decided
     verdicts = []
     for text, answer, result, cut_off in zip(completions, found, results, truncated, strict=True):
-        equations, in_text = _equations(text, policy)
+        equations, in_text = equations_of(text, policy)
         if answer is None:
             name = "truncated" if cut_off else "no_answer"
         elif result == DIFFERENT:
@@ -115,7 +116,7 @@ def verify_batch(
         elif result == TIMEOUT or (in_text and len(text) > MAX_WORK):
             name = "timeout"
         else:
-            name = _judge(equations, policy.equations, in_text)
+            name = judge_equations(equations, policy.equations, in_text)
         verdicts.append(Verdict(name, None if answer is None else answer.shown, tuple(equations)))
     return verdicts
 

@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from rftfast.data.records import VERDICTS, Verdict
-from rftfast.verify.verifier import Policy, verify_in_python
+from rftfast.verify.judge import verify_in_python
+from rftfast.verify.policy import Policy
 
 if TYPE_CHECKING:
     import numpy as np

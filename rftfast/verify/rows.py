@@ -11,7 +11,8 @@ from rftfast.data.records import Verdict
 from rftfast.data.run_index import RunIndex
 from rftfast.errors import UserError
 from rftfast.verify.answers import cut
-from rftfast.verify.verifier import Policy, verify, verify_batch
+from rftfast.verify.policy import Policy
+from rftfast.verify.verifier import verify, verify_batch
 
 _ROWS = 512
 _CHARS = 4_000_000

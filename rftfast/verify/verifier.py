@@ -3,68 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
 
 from rftfast.data.records import Verdict
-from rftfast.errors import UserError
-from rftfast.verify.answers import MARKERS, extract_answer, parse_gold
-from rftfast.verify.arithmetic import MAX_CHARS
-from rftfast.verify.equations import check_equation, find_bare_equations, find_equations
-from rftfast.verify.numbers import canonical
-
-# Characters of equations that are evaluated for one completion. A completion of 256 tokens has below 2,000; more than
-# this is hostile or broken, and gets the verdict ``timeout`` by a count that is the same on every machine.
-MAX_WORK = 150_000
-
-_LONG = (
-    20_000  # characters; a text beyond is no solution, and the native module is through with a megabyte in milliseconds
-)
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How completions are judged; recorded with a run.
-
-    ``marker``: ``last`` or ``first`` of the answer markers counts. ``markers``: which are known, of ``####``, ``A:``,
-    ``The answer is`` and ``\\boxed``. ``equations``: ``strict`` (every part of a chain agrees), ``reference`` (as the
-    paper's released code does it) or ``off`` (found, but not checked). ``bare``: where a completion has no ``<<…>>``
-    at all, the calculations of its ordinary text are taken instead. ``math``: answers that are no plain number
-    (``\\frac{\\sqrt{3}}{2}``) are compared as LaTeX, see ``rftfast.verify.math``.
-    """
-
-    marker: str = "last"
-    markers: tuple[str, ...] = MARKERS
-    equations: str = "strict"
-    bare: bool = False
-    math: bool = False
-
-    def __post_init__(self) -> None:
-        _one_of("marker", self.marker, ("last", "first"))
-        _one_of("equations", self.equations, ("strict", "reference", "off"))
-        object.__setattr__(self, "markers", tuple(self.markers))
-        for name in self.markers:
-            _one_of("markers", name, MARKERS)
-        if not self.markers:
-            raise UserError("policy: markers is empty; name at least one of " + ", ".join(MARKERS))
-
-    @classmethod
-    def reference(cls) -> Policy:
-        """The released code's way: the first ``#### ``, and its equation check."""
-        return cls(marker="first", markers=("####",), equations="reference")
-
-
-def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"policy: {field} is {value!r}; choose one of {', '.join(allowed)}")
-
-
-_known_gold = lru_cache(maxsize=4096)(parse_gold)
-
-
-def _gold(gold: str, marker: str, markers: tuple[str, ...]) -> Fraction:
-    return (_known_gold if len(gold) <= _LONG else parse_gold)(gold, marker, markers)
+from rftfast.verify.judge import LONG, verify_in_python
+from rftfast.verify.policy import Policy
 
 
 def verify(completion: str, gold: str, policy: Policy = Policy(), *, truncated: bool = False) -> Verdict:
@@ -79,30 +21,13 @@ def verify(completion: str, gold: str, policy: Policy = Policy(), *, truncated: 
         from rftfast.verify import math
 
         return math.verify_batch([completion], [gold], policy, [truncated])[0]
-    if len(completion) > _LONG:
+    if len(completion) > LONG:
         from rftfast.verify import native
 
         if native.available() is None:
             batch = native.CheckedBatch([completion], [gold], policy, truncated=[truncated], keys=False, threads=1)
             return batch[0]
     return verify_in_python(completion, gold, policy, truncated=truncated)
-
-
-def verify_in_python(completion: str, gold: str, policy: Policy, *, truncated: bool = False) -> Verdict:
-    """``verify`` without the native module, which gives the same verdicts (``policy.math`` left aside): its reference."""
-    expected = _gold(gold, policy.marker, policy.markers)
-    answer = extract_answer(completion, policy.marker, policy.markers)
-    equations, in_text = _equations(completion, policy)
-    shown = None if answer is None else canonical(answer)
-    if answer is None:
-        name = "truncated" if truncated else "no_answer"
-    elif answer != expected:
-        name = "wrong_answer"
-    elif in_text and len(completion) > MAX_WORK:
-        name = "timeout"
-    else:
-        name = _judge(equations, policy.equations, in_text)
-    return Verdict(name, shown, tuple(equations))
 
 
 def verify_batch(
@@ -123,31 +48,3 @@ def verify_batch(
     if native.available() is None:
         return native.CheckedBatch(completions, golds, policy, truncated=truncated, keys=False).verdicts()
     return [verify(c, g, policy, truncated=t) for c, g, t in zip(completions, golds, ended, strict=True)]
-
-
-def _equations(text: str, policy: Policy) -> tuple[list[str], bool]:
-    """The equations the policy looks at, and whether they come from ordinary text."""
-    if policy.equations != "reference":
-        # The released code cuts at NUL for the answer only; the other policies see one text throughout.
-        text = text.split("\0", 1)[0]
-    found = find_equations(text)
-    if found or not policy.bare:
-        return found, False
-    if len(text) > MAX_WORK:
-        return [], True
-    return find_bare_equations(text), True
-
-
-def _judge(equations: list[str], mode: str, in_text: bool) -> str:
-    if mode == "off":
-        return "correct"
-    if in_text:
-        mode = "strict"  # ordinary text is in school notation, whatever the policy for <<…>>
-    work = 0
-    for equation in equations:
-        work += min(len(equation), 4 * MAX_CHARS)  # a longer one is false unread
-        if work > MAX_WORK:
-            return "timeout"
-        if not check_equation(equation, mode):
-            return "wrong_equation"
-    return "correct"

@@ -89,6 +89,17 @@ def test_verdicts_selection_and_rows(job: Job, tmp_path: Path) -> None:
     assert rows[1]["completion"] == TEXTS[0]
 
 
+def test_the_policy_asked_for_is_the_one_that_judges(job: Job, tmp_path: Path) -> None:
+    loose = prepare(replace(job.options, equations="off", marker="first"))
+    assert loose.identity()["verify"] == {"marker": "first", "equations": "off", "bare": False}
+    finish(loose, tmp_path / "run", Playback(random.Random(0)))
+    verdicts = {s["sample_index"]: s["verdict"] for s in next(RunDir.read_questions(tmp_path / "run")).samples}
+    assert verdicts[3] == "correct"  # its false equation is not looked at
+    assert verdicts[4] == "wrong_answer"
+    with pytest.raises(UserError, match="marker is 'middle'"):
+        prepare(replace(job.options, marker="middle"))
+
+
 def test_arrival_order_changes_nothing(job: Job, tmp_path: Path) -> None:
     contents = set()
     for seed in range(4):

@@ -16,12 +16,12 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from rftfast.verify import Policy, answers, arithmetic, equations, native, numbers, verifier
+from rftfast.verify import Policy, answers, arithmetic, equations, judge, native, numbers, verifier
+from rftfast.verify.judge import verify_in_python
 from rftfast.verify.native import CheckedBatch
-from rftfast.verify.verifier import verify_in_python
 
 # One by one: atheris' import hook sees nothing through the loader of an editable install ("corp: 1/1b" for ever).
-for module in (answers, arithmetic, equations, numbers, verifier):
+for module in (answers, arithmetic, equations, numbers, judge, verifier):
     for value in list(vars(module).values()):
         if getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__code__"):
             atheris.instrument_func(value)

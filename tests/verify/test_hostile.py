@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rftfast.data.records import VERDICTS
 from rftfast.verify import Policy, verify
-from rftfast.verify.verifier import verify_in_python
+from rftfast.verify.judge import verify_in_python
 
 MEGA = 1_000_000
 HOSTILE = {

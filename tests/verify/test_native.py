@@ -13,8 +13,8 @@ from rftfast.data.records import VERDICTS
 from rftfast.errors import UserError
 from rftfast.select import equation_key
 from rftfast.verify import Policy, native, verify_batch
+from rftfast.verify.judge import verify_in_python
 from rftfast.verify.native import CheckedBatch, verify_codes
-from rftfast.verify.verifier import verify_in_python
 from tests.verify.test_hostile import HOSTILE
 
 if native.available() is not None:

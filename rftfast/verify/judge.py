@@ -1,0 +1,72 @@
+"""The verdict on a completion in Python: what the native module and the LaTeX comparison agree with, and share."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import lru_cache
+
+from rftfast.data.records import Verdict
+from rftfast.verify.answers import extract_answer, parse_gold
+from rftfast.verify.arithmetic import MAX_CHARS
+from rftfast.verify.equations import check_equation, find_bare_equations, find_equations
+from rftfast.verify.numbers import canonical
+from rftfast.verify.policy import Policy
+
+# Characters of equations that are evaluated for one completion. A completion of 256 tokens has below 2,000; more than
+# this is hostile or broken, and gets the verdict ``timeout`` by a count that is the same on every machine.
+MAX_WORK = 150_000
+
+# Characters; a text beyond is no solution, and the native module is through with a megabyte in milliseconds.
+LONG = 20_000
+
+_known_gold = lru_cache(maxsize=4096)(parse_gold)
+
+
+def _gold(gold: str, marker: str, markers: tuple[str, ...]) -> Fraction:
+    return (_known_gold if len(gold) <= LONG else parse_gold)(gold, marker, markers)
+
+
+def verify_in_python(completion: str, gold: str, policy: Policy, *, truncated: bool = False) -> Verdict:
+    """``verify`` without the native module, which gives the same verdicts (``policy.math`` left aside): its reference."""
+    expected = _gold(gold, policy.marker, policy.markers)
+    answer = extract_answer(completion, policy.marker, policy.markers)
+    equations, in_text = equations_of(completion, policy)
+    shown = None if answer is None else canonical(answer)
+    if answer is None:
+        name = "truncated" if truncated else "no_answer"
+    elif answer != expected:
+        name = "wrong_answer"
+    elif in_text and len(completion) > MAX_WORK:
+        name = "timeout"
+    else:
+        name = judge_equations(equations, policy.equations, in_text)
+    return Verdict(name, shown, tuple(equations))
+
+
+def equations_of(text: str, policy: Policy) -> tuple[list[str], bool]:
+    """The equations the policy looks at, and whether they come from ordinary text."""
+    if policy.equations != "reference":
+        # The released code cuts at NUL for the answer only; the other policies see one text throughout.
+        text = text.split("\0", 1)[0]
+    found = find_equations(text)
+    if found or not policy.bare:
+        return found, False
+    if len(text) > MAX_WORK:
+        return [], True
+    return find_bare_equations(text), True
+
+
+def judge_equations(equations: list[str], mode: str, in_text: bool) -> str:
+    """``correct``, ``wrong_equation`` or ``timeout``; ``in_text``: the equations come from ordinary text."""
+    if mode == "off":
+        return "correct"
+    if in_text:
+        mode = "strict"  # ordinary text is in school notation, whatever the policy for <<…>>
+    work = 0
+    for equation in equations:
+        work += min(len(equation), 4 * MAX_CHARS)  # a longer one is false unread
+        if work > MAX_WORK:
+            return "timeout"
+        if not check_equation(equation, mode):
+            return "wrong_equation"
+    return "correct"
