@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "no choices":
             self._send(200, b'{"choices": []}')
         elif fault == "hang":
-            time.sleep(3)
+            time.sleep(9)
             self.close_connection = True
         elif fault == "close":
             self.close_connection = True
