@@ -89,6 +89,8 @@ def _write(code: Code, commutative: bool) -> str:
             strength, lead = (_SUM, "+") if step in "+-" else (_PRODUCT, "*")
             right, left = stack.pop(), stack.pop()
             terms = left[1] if left[0] == strength else [(lead + operand(left, strength), 0)]
+            if commutative and step in ("*", "/") and left[0] == strength and not movable(*left):
+                terms = [(f"*({text(*left)})", 0)]  # 7//2*3 has the two factors of 3*(7//2)
             if step in ("+", "*") and right[0] == strength and movable(*right):  # 2+(3+4) is 2+3+4
                 stack.append((strength, terms + right[1]))
             else:

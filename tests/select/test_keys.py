@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rftfast.errors import UserError
@@ -113,6 +113,7 @@ def sums(draw: st.DrawFn, depth: int = 2) -> str:
 
 
 @settings(max_examples=500, deadline=None)
+@example("0*(0//1)")
 @given(sums())
 def test_a_key_is_the_calculation_written_anew(text):
     """It has the value of what it stands for, and is its own key."""
@@ -125,6 +126,11 @@ def test_a_key_is_the_calculation_written_anew(text):
     for key in ("canonical", "commutative"):
         written = equation_key([text], key)
         assert equation_key([written], key) == written
+
+
+def test_a_whole_division_is_a_factor():
+    assert equation_key(["3*(7//2)=9"], "commutative") == equation_key(["7//2*3=9"], "commutative") == "(7//2)*3=9"
+    assert equation_key(["7*3//2"], "commutative") != equation_key(["7*(3//2)"], "commutative")
 
 
 def test_an_unknown_key_is_an_input_error():
