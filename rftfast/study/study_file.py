@@ -16,7 +16,8 @@
 
 ``<name>`` stands for a parameter or a loop's value; where it is all there is, the value keeps its type. ``$step`` is
 what a step makes, ``$step/file`` a file in its folder, and ``$sft-*`` in a list all steps of that pattern. A loop over several
-names runs through all combinations; a value that is itself a mapping gives several names at once, and an empty list makes no step.
+names runs through all combinations; a value that is itself a mapping gives several names at once, a list among the values stands
+for its own (``size: [<sizes>, <more_sizes>]``), and an empty list makes no step.
 """
 
 from __future__ import annotations
@@ -201,7 +202,8 @@ def _loop(given: Any, parameters: dict[str, Any], where: str) -> Iterator[dict[s
         values = _filled(values, parameters, where)
         if not isinstance(values, list):
             raise UserError(f"{where}: for {name}: {values!r} is no list of values; write [1, 2]")
-        columns.append([value if isinstance(value, dict) else {str(name): value} for value in values])
+        flat = [each for value in values for each in (value if isinstance(value, list) else [value])]
+        columns.append([value if isinstance(value, dict) else {str(name): value} for value in flat])
     for row in itertools.product(*columns):
         yield {key: value for part in row for key, value in part.items()}
 

@@ -45,6 +45,12 @@ def test_an_empty_list_makes_no_step(tmp_path: Path) -> None:
     assert [step.name for step in read(tmp_path, text).steps] == ["w"]
 
 
+def test_a_list_within_a_loop_stands_for_its_values(tmp_path: Path) -> None:
+    text = "title: t\nparameters: {few: [1, 2], more: [4]}\nsteps:\n  w-<n>: {kind: world, for: {n: [<few>, <more>, 8]}, seed: <n>}\n"
+    assert [(step.name, step.options["seed"]) for step in read(tmp_path, text).steps] == [
+        ("w-1", 1), ("w-2", 2), ("w-4", 4), ("w-8", 8)]  # fmt: skip
+
+
 STEP = "title: t\nsteps:\n"
 
 
