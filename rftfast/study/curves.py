@@ -9,8 +9,8 @@ from rftfast.errors import UserError
 from rftfast.evaluate.fits import Line, doublings, fit_line
 from rftfast.evaluate.intervals import Interval
 from rftfast.report.data import CURVES, Fit, Point, Series
-from rftfast.study.efficiency import PROBLEMS, efficiencies
-from rftfast.study.results import Row
+from rftfast.study.efficiency import efficiencies
+from rftfast.study.results import PROBLEMS, Row
 from rftfast.study.study_file import StudySpec
 
 

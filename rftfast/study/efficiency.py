@@ -14,10 +14,8 @@ from typing import Any
 from rftfast.evaluate.intervals import Interval
 from rftfast.evaluate.paired import difference
 from rftfast.evaluate.shifts import Curve, horizontal_shift, shift_interval
-from rftfast.study.results import Evaluation, Row
+from rftfast.study.results import PROBLEMS, Evaluation, Row
 from rftfast.study.student import mean_interval
-
-PROBLEMS = "problems"
 
 Method = dict[str, dict[float, Evaluation]]
 """Of each pair (seed) the evaluations by number of problems."""

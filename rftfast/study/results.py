@@ -19,6 +19,8 @@ from rftfast.study.state import DONE, State
 from rftfast.study.student import mean_interval
 
 GREEDY = "maj1@1"
+PROBLEMS = "problems"
+"""The place of a row on the axis of how many problems were trained on: ``at: {problems: 400}``."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def _totals(step: Step) -> dict[str, Any]:
 
 
 def collect(graph: Mapping[str, Step], states: Mapping[str, State], baseline: str | None) -> list[Row]:
-    """Rows in the order of the study, of the evaluations that are done.
+    """Rows in the order of the study, group by group, of the evaluations that are done.
 
     Raises:
         UserError: two evaluations of a row with the same seed, a damaged run.
@@ -177,7 +179,19 @@ def collect(graph: Mapping[str, Step], states: Mapping[str, State], baseline: st
     for (group, name), row in rows.items():
         basis = rows.get((group, baseline)) if baseline is not None and name != baseline else None
         made.append(Row(group, name, tuple(row.values()), None if basis is None else _gain(row, basis)))
-    return made
+    return _by_group(made)
+
+
+def _by_group(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a group together: groups in order of their numbers of problems where they have any, else as they come."""
+    first: dict[str, int] = {}
+    amount: dict[str, float] = {}
+    for place, row in enumerate(rows):
+        first.setdefault(row.group, place)
+        problems = dict(row.labels.get("at") or {}).get(PROBLEMS)
+        if problems is not None:
+            amount.setdefault(row.group, float(problems))
+    return sorted(rows, key=lambda row: (amount.get(row.group, 0.0), first[row.group]))
 
 
 def _evaluation(step: Step, graph: Mapping[str, Step]) -> Evaluation:

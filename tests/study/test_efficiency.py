@@ -35,7 +35,7 @@ STUDY = """
         limit: <size>
         seed: <seed>
       eval-<size>-<seed>: &eval
-        for: {size: [100, 200, 400], seed: <seeds>}
+        for: {size: [200, 100, 400], seed: <seeds>}
         kind: eval
         model: $sft-<size>-<seed>
         questions: $world/test.jsonl
@@ -112,8 +112,18 @@ def test_how_many_times_the_problems(made: tuple[StudySpec, dict[str, Step], Pat
     assert efficiencies(rows, None) == [] and efficiencies(rows, "nobody") == []
 
 
+def test_rows_of_as_many_problems_stand_together(made: tuple[StudySpec, dict[str, Step], Path]) -> None:
+    study, graph, _ = made
+    rows = collect(graph, statuses(graph), study.baseline)
+    assert [(row.group, row.name) for row in rows] == [
+        (f"{size} problems", name) for size in (100, 200, 400) for name in ("SFT", "DPO")
+    ]
+
+
 def test_no_accuracy_in_common(tmp_path: Path) -> None:
-    study = read(tmp_path, STUDY.replace("[100, 200, 400]", "[100]"), seeds="[0, 1]")
+    study = read(
+        tmp_path, STUDY.replace("[100, 200, 400]", "[100]").replace("[200, 100, 400]", "[100]"), seeds="[0, 1]"
+    )
     graph = build_graph(study, tmp_path / "out")
     for name, step in graph.items():
         State(name, step.kind.name, step.key, DONE, ["x"], 2.0).write(step.folder)
