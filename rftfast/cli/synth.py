@@ -21,7 +21,9 @@ def synth(
     questions: str = typer.Option(None, help="The given problems with their solutions. Default: 16 bundled ones."),
     out: Path = typer.Option(..., "--out", "-o", help="Directory; an unfinished one goes on."),
     teacher: str = typer.Option(None, help="Model to ask at an OpenAI-compatible endpoint."),
-    endpoint: str = typer.Option(None, help="Its address, such as http://localhost:8000/v1. Default: OpenAI's own."),
+    endpoint: str = typer.Option(
+        None, help="Its address, such as http://localhost:8000/v1. Default: OPENAI_BASE_URL, or OpenAI's own."
+    ),
     key_env: str = typer.Option("OPENAI_API_KEY", help="Environment variable with the endpoint's key."),
     model: str = typer.Option(None, help="Instead of an endpoint: a model on this machine (folder, GGUF or name)."),
     problems: int = typer.Option(100, help="Problems to ask for; those kept are fewer. May be raised later."),
@@ -90,8 +92,9 @@ def synth(
         from rftfast.synth.limits import Rates
 
         rates = Rates(rpm, tpm, retries, timeout_s=timeout)
-        who: Teacher = EndpointTeacher(teacher, endpoint, key_variable=key_env, concurrency=concurrency, rates=rates)
-        named: dict[str, Any] = {"endpoint": endpoint or "OpenAI", "model": teacher}
+        asked = EndpointTeacher(teacher, endpoint, key_variable=key_env, concurrency=concurrency, rates=rates)
+        who: Teacher = asked
+        named: dict[str, Any] = {"endpoint": asked.name, "model": teacher}
     else:
         engine = {"device": device, "dtype": dtype, "threads": threads, "kv_memory": kv_memory}
         who, named, prints = _local(str(model), seed, engine)

@@ -39,7 +39,8 @@ class Seen:
         self._near = near
         self._hash = datasketch.MinHash
         self._index: Any = datasketch.MinHashLSH(threshold=max(0.1, near - _MARGIN), num_perm=_PERMUTATIONS)
-        self._triples: dict[str, frozenset[str]] = {}
+        self._names: list[str] = []
+        self._triples: list[frozenset[str]] = []
         self._texts: dict[str, str] = {}
 
     def twin(self, text: str) -> Twin | None:
@@ -48,21 +49,19 @@ class Seen:
         if same is not None:
             return Twin(same, 1.0)
         triples = _triples(text)
-        near = [(_jaccard(triples, self._triples[n]), n) for n in self._index.query(self._minhash(triples))]
-        near = [(similarity, name) for similarity, name in near if similarity >= self._near]
-        if not near:
-            return None
-        order = {name: i for i, name in enumerate(self._triples)}
-        similarity, name = max(near, key=lambda pair: (pair[0], -order[pair[1]]))
-        return Twin(name, similarity)
+        near = [(_jaccard(triples, self._triples[i]), -i) for i in self._index.query(self._minhash(triples))]
+        similarity, first = max(near, default=(0.0, 0))
+        return Twin(self._names[-first], similarity) if similarity >= self._near else None
 
     def add(self, name: str, text: str) -> None:
-        """Take a problem in; of two with the same text the first one keeps its name."""
+        """Take a problem in; of two with the same text the first one keeps its name. Names need not differ: a given problem
+        may be called as a new one is."""
         if _plain(text) in self._texts:
             return
         self._texts[_plain(text)] = name
-        self._triples[name] = _triples(text)
-        self._index.insert(name, self._minhash(self._triples[name]))
+        self._index.insert(len(self._names), self._minhash(triples := _triples(text)))
+        self._names.append(name)
+        self._triples.append(triples)
 
     def _minhash(self, triples: frozenset[str]) -> Any:
         found = self._hash(num_perm=_PERMUTATIONS)

@@ -15,31 +15,42 @@ from urllib.parse import urlsplit
 
 from rftfast.errors import UserError
 from rftfast.synth.limits import Gate, Rates, backoff, retry_after
+from rftfast.synth.replies import Reply, read_reply
 from rftfast.synth.teacher import Answer, Ask, Text, Usage, scrub, shorten
 
-_FATAL = (401, 403, 404)
+_FATAL = (401, 402, 403, 404)
 _REFUSED = (400, 413, 422)
+_LIMIT, _NEWER_LIMIT = "max_tokens", "max_completion_tokens"
 _CHARACTERS_A_TOKEN = 4
 _FAILED_IN_A_ROW = 5
 
 
 class _Again(Exception):
-    """This attempt came to nothing; another may not. ``wait_s``: what the server asked for."""
+    """This attempt came to nothing; another may not. ``wait_s``: what the server asked for; ``usage``: what it took."""
 
-    def __init__(self, why: str, wait_s: float | None = None) -> None:
+    def __init__(self, why: str, wait_s: float | None = None, usage: Usage = Usage()) -> None:
         super().__init__(why)
-        self.wait_s = wait_s
+        self.wait_s, self.usage = wait_s, usage
 
 
 class _Refused(Exception):
     """The server will not answer this request."""
 
+    def __init__(self, why: str, usage: Usage = Usage()) -> None:
+        super().__init__(why)
+        self.usage = usage
+
+
+class _Otherwise(Exception):
+    """The server wants this request put in other words, in which it is put from now on."""
+
 
 class EndpointTeacher:
-    """Asks ``model`` at ``url`` (None: OpenAI's own). The key is read from the environment variable ``key_variable`` and
-    stands in no message, log or file.
+    """Asks ``model`` at ``url`` (None: what OPENAI_BASE_URL names, as the client has it, or OpenAI's own). The key is read
+    from the environment variable ``key_variable`` and stands in no message, log or file.
 
-    Raises UserError: the client is not installed, no key for OpenAI's own endpoint, a URL that cannot be one.
+    Raises UserError: the client is not installed, no key for OpenAI's own endpoint or one that cannot be sent, a URL that
+    cannot be one.
     """
 
     def __init__(
@@ -53,17 +64,28 @@ class EndpointTeacher:
     ) -> None:
         if concurrency < 1:
             raise UserError(f"concurrency is {concurrency}: use at least 1")
-        self.model, self.url = model, checked_url(url)
+        self.model, self.url = model, checked_url(url or os.environ.get("OPENAI_BASE_URL") or None)
         self.retried = 0
         """Attempts that failed and were followed by another."""
         self._rates, self._concurrency = rates, concurrency
-        key = os.environ.get(key_variable, "")
-        if not key and url is None:
+        key = os.environ.get(key_variable, "").strip()
+        if not key and self.url is None:
             raise UserError(f"no key for the endpoint: set the environment variable {key_variable}")
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(f"the environment variable {key_variable} holds no key: characters that no header may have")
         self._secrets = (key,)
         self._key = key or "none"  # a server on one's own machine wants none, and the client insists
-        self._failed = 0  # asks in a row
+        self._failed, self._last_failure = 0, ""  # asks in a row, and why
+        self._answered = False  # any ask
+        self._refused: list[Answer] = []  # those before the first that was answered
+        self._several: bool | None = None  # whether the server takes n > 1; not known at first
+        self._limit = _LIMIT
         _import_client()
+
+    @property
+    def name(self) -> str:
+        """Of the endpoint, as it is recorded and told."""
+        return self.url or "OpenAI"
 
     def stream(self, asks: Iterable[Ask | None]) -> Iterator[Answer]:
         """Raises UserError: an error that concerns all requests, or too many asks in a row that failed for good."""
@@ -74,7 +96,7 @@ class EndpointTeacher:
         gate = Gate(self._rates)
         more = True
         try:
-            while more or tasks:
+            while more or tasks or self._refused:
                 while more and len(tasks) < self._concurrency:
                     ask = next(source, _END)
                     if ask is _END:
@@ -84,6 +106,9 @@ class EndpointTeacher:
                     else:
                         assert isinstance(ask, Ask)
                         tasks.add(loop.create_task(self._answer(client, gate, ask)))
+                if not tasks and self._refused:
+                    yield from self._released()
+                    continue
                 if not tasks:
                     assert not more, "the source waits for answers and none is on its way"
                     break
@@ -91,21 +116,41 @@ class EndpointTeacher:
                 errors = [error for task in done if (error := task.exception()) is not None]
                 for task in done:
                     if task.exception() is None:
-                        yield self._counted(task.result())
+                        yield from self._counted(task.result())
                 if errors:
                     raise errors[0]
+                self._check_hope()
         finally:
             loop.run_until_complete(_end(client, tasks))
             loop.close()
 
-    def _counted(self, answer: Answer) -> Answer:
+    def _counted(self, answer: Answer) -> list[Answer]:
+        """The answers that may be given on. What the server refuses waits for a first ask that it answers: until then it may
+        be our way of asking that it refuses, and no problem is to be dropped for that."""
         self._failed = self._failed + 1 if answer.failed else 0
+        self._last_failure = answer.failed or self._last_failure
+        if answer.refused and not answer.usage.requests and not self._answered:
+            self._refused.append(answer)
+            return []
+        self._answered = self._answered or not answer.failed
+        return [*self._released(), answer] if self._answered else [answer]
+
+    def _released(self) -> list[Answer]:
+        held, self._refused = self._refused, []
+        return held
+
+    def _check_hope(self) -> None:
+        """UserError where there is none: too many asks in a row that failed for good, or were refused from the start."""
+        if len(self._refused) >= _FAILED_IN_A_ROW:
+            raise UserError(
+                f"{self.name}: refused the first {len(self._refused)} requests (the last: {self._refused[-1].refused}); mend "
+                "that and run the same command again"
+            )
         if self._failed >= _FAILED_IN_A_ROW:
             raise UserError(
-                f"{self.url}: {self._failed} requests in a row failed {self._rates.retries + 1} times each (the last: "
-                f"{answer.failed}); everything answered so far is kept, run the same command again to go on"
+                f"{self.name}: {self._failed} requests in a row failed {self._rates.retries + 1} times each (the last: "
+                f"{self._last_failure}); everything answered so far is kept, run the same command again to go on"
             )
-        return answer
 
     def _client(self) -> Any:
         openai = _import_client()
@@ -116,15 +161,26 @@ class EndpointTeacher:
         texts: list[Text] = []
         usage = Usage()
         attempt = 0
+        alone = False  # whether one text is asked for at a time
         while len(texts) < ask.n:
+            n = 1 if alone or self._several is False else ask.n - len(texts)
             try:
-                found, used = await self._request(client, gate, ask, ask.n - len(texts))
-                texts += found
-                usage += used
+                found = await self._request(client, gate, ask, n)
+                texts += found.texts
+                usage += found.usage
                 attempt = 0
+                if n > 1 or alone:
+                    self._several = n > 1
+            except _Otherwise:
+                continue
             except _Refused as error:
+                usage += error.usage
+                if n > 1 and self._several is None and not error.usage.requests:  # it may be n that it does not take
+                    alone = True
+                    continue
                 return Answer(ask, tuple(texts), usage, refused=str(error))
             except _Again as error:
+                usage += error.usage
                 attempt += 1
                 if attempt > self._rates.retries:
                     return Answer(ask, tuple(texts), usage, failed=str(error))
@@ -134,11 +190,12 @@ class EndpointTeacher:
                 await asyncio.sleep(backoff(self._rates, ask.name, attempt))
         return Answer(ask, tuple(texts[: ask.n]), usage)
 
-    async def _request(self, client: Any, gate: Gate, ask: Ask, n: int) -> tuple[list[Text], Usage]:
+    async def _request(self, client: Any, gate: Gate, ask: Ask, n: int) -> Reply:
         openai = _import_client()
         characters = sum(len(m["content"]) for m in ask.messages)
         expected = characters / _CHARACTERS_A_TOKEN + n * ask.max_tokens / 2
         await gate.enter(expected)
+        limit = self._limit
         try:
             reply = await asyncio.wait_for(
                 client.chat.completions.create(
@@ -146,7 +203,7 @@ class EndpointTeacher:
                     messages=list(ask.messages),
                     n=n,
                     temperature=ask.temperature,
-                    max_tokens=ask.max_tokens,
+                    **{limit: ask.max_tokens},
                 ),
                 # The client's own limit is for silence; a server that sends a byte now and then would hold us for ever.
                 self._rates.timeout_s,
@@ -154,19 +211,29 @@ class EndpointTeacher:
         except (asyncio.TimeoutError, openai.APITimeoutError):
             raise _Again(f"no answer within {self._rates.timeout_s:g} s") from None
         except openai.APIStatusError as error:
+            if error.status_code in _REFUSED and limit == _LIMIT and _NEWER_LIMIT in str(error):
+                self._limit = (
+                    _NEWER_LIMIT  # OpenAI's newer models want it by that name, most other servers by the old one
+                )
+                raise _Otherwise from None
             raise self._status_error(error) from None
         except openai.APIError as error:
             raise _Again(self._said(error)) from None
-        except json.JSONDecodeError as error:
-            raise _Again(f"an answer that is no JSON ({error.msg})") from None
-        texts, usage = _texts(reply)
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _Again(f"an answer that is no JSON ({getattr(error, 'msg', type(error).__name__)})") from None
+        found = read_reply(reply, self._secrets)
+        usage = found.usage
         gate.settle(expected, usage.input + usage.output if not usage.unknown else expected)
-        return texts, usage
+        if found.declined is not None:
+            raise _Refused(f"the model declines: {found.declined}", usage)
+        if not found.texts:
+            raise _Again("an answer without a text", usage=usage)
+        return found
 
     def _status_error(self, error: Any) -> Exception:
         status, said = error.status_code, self._said(error)
         if status in _FATAL or getattr(error, "code", None) == "insufficient_quota":
-            return UserError(f"{self.url or 'the endpoint'}: {said}; mend that and run the same command again")
+            return UserError(f"{self.name}: {said}; mend that and run the same command again")
         if status in _REFUSED:
             return _Refused(said)
         return _Again(said, retry_after(error.response.headers))
@@ -183,23 +250,6 @@ async def _end(client: Any, tasks: set[asyncio.Task[Answer]]) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await client.close()
-
-
-def _texts(reply: Any) -> tuple[list[Text], Usage]:
-    """The texts of a reply and its tokens. Raises ``_Again`` for a reply without any."""
-    choices = getattr(reply, "choices", None)
-    texts = []
-    for choice in choices if isinstance(choices, list) else []:
-        content = getattr(getattr(choice, "message", None), "content", None)
-        if isinstance(content, str) and content.strip():
-            texts.append(Text(content, getattr(choice, "finish_reason", None) == "length"))
-    if not texts:
-        raise _Again("an answer without a text")
-    used = getattr(reply, "usage", None)
-    counts = getattr(used, "prompt_tokens", None), getattr(used, "completion_tokens", None)
-    if not all(isinstance(count, int) for count in counts):
-        return texts, Usage(1, unknown=1)
-    return texts, Usage(1, *counts)  # type: ignore[arg-type]
 
 
 def checked_url(url: str | None) -> str | None:

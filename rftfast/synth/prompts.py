@@ -17,11 +17,16 @@ _PROBLEM = (
     "solution."
 )
 _SOLVE = "Solve the last problem step by step, in just the form of the solutions before it; end as they end."
+# A word is a title where it stands as one: behind #, or before a colon, bold type's end or the line's. "Solution A is 20 %
+# acid" and "Questions of a test" are problems' own words.
+_STANDS = r"(?:\s*\d+)?\s*(?::|\*\*|\n|$)"
 _CUT = re.compile(
-    r"\n\s*(?:#{2,4}\s*)?(?:\*\*)?(?:Solution|Answer|Explanation|Problem \d+)\b.*", re.DOTALL | re.IGNORECASE
+    rf"\n\s*(?:#{{2,4}}\s*(?:\*\*)?(?:Solution|Answer|Explanation|Problem \d+)\b"
+    rf"|(?:\*\*)?(?:Solution|Answer|Explanation|Problem(?= \d)){_STANDS}).*",
+    re.DOTALL | re.IGNORECASE,
 )
 _LABEL = re.compile(
-    r"^\s*(?:#{2,4}\s*)?(?:\*\*)?(?:New problem|Problem|Question)(?:\s*\d+)?\s*:?\s*(?:\*\*)?\s*:?\s*", re.IGNORECASE
+    rf"^\s*(?:#{{2,4}}\s*)?(?:\*\*)?(?:New problem|Problem|Question){_STANDS}\s*(?:\*\*)?\s*:?\s*", re.IGNORECASE
 )
 _LEAST, _MOST = 20, 2000
 

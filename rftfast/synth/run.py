@@ -17,6 +17,7 @@ from rftfast.data.atomic import append_whole, mend_lines, write_errors
 from rftfast.data.export import write_jsonl
 from rftfast.data.questions import question_hash
 from rftfast.data.record_dir import RecordDir, RecordIndex
+from rftfast.errors import UserError
 from rftfast.synth.agree import agreement
 from rftfast.synth.job import SynthJob
 from rftfast.synth.prompts import read_problem
@@ -60,7 +61,8 @@ def open_synth(
 def run(job: SynthJob, teacher: Teacher, directory: RecordDir, report: Callable[[Progress], None]) -> Progress:
     """Asks for what ``directory`` does not hold yet. ``report`` is called after every answer.
 
-    Raises UserError (an endpoint that cannot be used, a full disk); problems finished before it are stored.
+    Raises UserError (an endpoint that cannot be used or does not say what a limited cost comes to, a full disk); problems
+    finished before it are stored.
     """
     work = _Run(job, directory)
     for answer in teacher.stream(work.asks()):
@@ -118,6 +120,11 @@ class _Run:
             self._problem(name, answer)
         else:
             self._solutions(name, answer)
+        if answer.usage.unknown and self.job.options.max_cost is not None:
+            raise UserError(
+                "the endpoint does not say how many tokens an answer took, so --max-cost cannot be kept: leave it out, and ask "
+                "for fewer --problems"
+            )
 
     def _problem(self, name: str, answer: Answer) -> None:
         draft = self._open[name]

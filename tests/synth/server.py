@@ -38,7 +38,21 @@ WORDS = {
     "then": ["Later", "On Sunday", "After lunch", "A week on", "Before dark", "That evening"],
     "gift": ["a friend brings", "the neighbours leave", "the post delivers", "a cousin sends", "the shop adds"],
 }
-FAULTS = ("500", "429", "cut json", "cut body", "html", "no choices", "drip", "hang", "close", "503")
+Fault = Callable[[int], str | tuple[int, bytes] | None]
+FAULTS = (
+    "500",
+    "429",
+    "cut json",
+    "cut body",
+    "html",
+    "no choices",
+    "drip",
+    "hang",
+    "close",
+    "503",
+    "no text",
+    "bad bytes",
+)
 
 
 def toy_problem(key: str) -> tuple[str, int]:
@@ -60,11 +74,12 @@ def solve(problem: str, i: int) -> str:
 
 
 class TeacherServer(ThreadingHTTPServer):
-    """``fault(number, name of the ask's prompt)`` says how request ``number`` (from 0) goes wrong, None if it does not."""
+    """``fault(number)`` says how request ``number`` (from 0) goes wrong, None if it does not; or it is the status and the
+    body that are sent instead."""
 
     daemon_threads = True
 
-    def __init__(self, fault: Callable[[int], str | None] = lambda number: None) -> None:
+    def __init__(self, fault: Fault = lambda number: None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.fault = fault
         self.key_echo = ""
@@ -110,8 +125,10 @@ class _Handler(BaseHTTPRequestHandler):
             with s.lock:
                 s.parallel -= 1
 
-    def _answer(self, body: dict[str, Any], fault: str | None) -> None:
+    def _answer(self, body: dict[str, Any], fault: str | tuple[int, bytes] | None) -> None:
         s = self.server
+        if isinstance(fault, tuple):
+            return self._send(*fault)
         good = self._reply(body)
         echo = f" (key {self.headers['authorization']})" if s.key_echo else ""
         error = json.dumps({"error": {"message": f"{fault}{echo}", "code": fault}}).encode()
@@ -134,6 +151,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"<html>busy</html>", {"content-type": "text/html"})
         elif fault == "no choices":
             self._send(200, b'{"choices": []}')
+        elif fault == "no text":
+            self._send(200, json.dumps(completion(choice(None))).encode())
+        elif fault == "bad bytes":
+            self._send(200, b'{"choices": ["\xff\xfe"]}')
         elif fault == "hang":
             time.sleep(9)
             self.close_connection = True
@@ -169,18 +190,27 @@ class _Handler(BaseHTTPRequestHandler):
             texts = [f"**Problem:** {toy_problem(last)[0]}\n\nSolution: who knows"] * n
         else:
             texts = [solve(last.split("\n\n")[0], i) for i in range(n)]
-        choices = [
-            {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-            for i, text in enumerate(texts)
-        ]
-        reply = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": choices}
-        if not self.server.no_usage:
-            reply["usage"] = {"prompt_tokens": 100, "completion_tokens": 10 * n, "total_tokens": 100 + 10 * n}
+        reply = completion(*(choice(text) for text in texts))
+        if self.server.no_usage:
+            del reply["usage"]
         return json.dumps(reply).encode()
 
 
+def choice(content: str | None, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+    """What one of the texts of a reply is wrapped into."""
+    return {"finish_reason": finish_reason, "message": {"role": "assistant", "content": content, **message}}
+
+
+def completion(*choices: dict[str, Any]) -> dict[str, Any]:
+    """A reply as servers send it: 100 tokens asked, 10 for each text."""
+    n = len(choices)
+    usage = {"prompt_tokens": 100, "completion_tokens": 10 * n, "total_tokens": 100 + 10 * n}
+    numbered = [{"index": i, **choice} for i, choice in enumerate(choices)]
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": numbered, "usage": usage}
+
+
 @contextlib.contextmanager
-def serving(fault: Callable[[int], str | None] = lambda number: None) -> Iterator[TeacherServer]:
+def serving(fault: Fault = lambda number: None) -> Iterator[TeacherServer]:
     server = TeacherServer(fault)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -35,10 +35,26 @@ PROBLEM = "Mia has 3 pens and buys 4 more. How many pens has she?"
         f"Question 5: {PROBLEM}\nAnswer: 7",
         f"{PROBLEM}\n\n**Solution**\n7",
         f"### Problem 5\n{PROBLEM}\n\n### Problem 6\nAnother one",
+        f"**Problem**: {PROBLEM}\n**Solution** 3+4=7",
+        f"Problem 5:\n{PROBLEM}\nProblem 6: Another one",
     ],
 )
 def test_the_problem_in_an_answer(answer: str) -> None:
     assert read_problem(answer) == PROBLEM
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "Questions of a test are worth 5 points each. Ann answers 7 of them. How many points has she?",
+        "Problem solving is a club of 5 members, and each solves 4 puzzles. How many in all?",
+        "Solution A is 20 % acid, and there are 5 liters of it. How much acid is in it?",
+        "Tom mixes two liquids.\nSolution A has 3 liters, the other 4.\nHow many liters are there?",
+        "Ann has 5 apples and eats 2 of them.\nAnswer in whole apples: how many are left?",
+    ],
+)
+def test_a_word_that_is_no_title_is_left_where_it_stands(problem: str) -> None:
+    assert read_problem(problem) == read_problem(f"**Problem:** {problem}\n\n**Solution:** 7") == problem
 
 
 @pytest.mark.parametrize("answer", ["", "   ", "No.", "Solution: 7", "x" * 2001])
@@ -97,6 +113,9 @@ def test_exact_and_near_duplicates() -> None:
     assert near is not None and near.name == "a" and 0.7 <= near.similarity < 1
     assert known.twin("Nobody knows how many stars there are, but Tom counts 12 of them.") is None
     assert known.twin("Two") is None
+    known.add("a", "Nobody knows how many stars there are, but Tom counts 12 of them.")  # a name may come again
+    again = known.twin("Nobody knows how many stars there are, but Tom counts 14 of them!")
+    assert again is not None and (again.name, again.similarity) == ("a", 1.0)
     with pytest.raises(UserError, match="near is 0"):
         seen(0)
 

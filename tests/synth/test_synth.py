@@ -105,7 +105,7 @@ def test_all_faults_at_once_and_broken_off_and_gone_on(well: tuple[bytes, bytes]
 
 def test_an_endpoint_that_keeps_failing_ends_the_job_and_the_rest_is_kept(well: Any, tmp_path: Path) -> None:
     with serving(lambda number: "500" if number > 20 else None) as server:
-        with pytest.raises(UserError, match=r"5 requests in a row failed 3 times each \(the last: .*500"):
+        with pytest.raises(UserError, match=r"\d+ requests in a row failed 3 times each \(the last: .*500"):
             work(server, tmp_path, Rates(retries=2, backoff_s=0.01, timeout_s=4))
         stored = len(list(read_records(tmp_path)))
         assert 3 < stored < COUNT
@@ -192,7 +192,7 @@ def test_a_rate_limit_is_kept(tmp_path: Path) -> None:
     assert all(
         sum(first <= t <= first + s for t in server.times) <= 30 + 5 * (s + 1) for s in (0.1, 0.5, 1.0, 1.5, 2.5)
     )
-    assert server.times[-1] - first > (len(server.times) - 31) / 5
+    assert server.times[-1] - first > (len(server.times) - 31) / 5 - 1
 
 
 def test_a_server_that_gives_one_text_at_a_time_is_asked_for_the_rest(tmp_path: Path) -> None:
@@ -226,6 +226,11 @@ def test_no_problem_is_begun_beyond_the_cost(tmp_path: Path) -> None:
         progress, totals, _ = work(server, tmp_path, concurrency=2, **limits)
         assert 8 <= totals.problems <= 10 and progress.unasked == COUNT - totals.problems
         assert progress.spent <= 10.5 * each
+        server.no_usage = True
+        with pytest.raises(UserError, match="--max-cost cannot be kept"):
+            work(server, tmp_path / "silent", concurrency=2, **limits)
+        assert len(list(read_records(tmp_path / "silent"))) <= 1
+        server.no_usage = False
         again, _, _ = work(server, tmp_path, concurrency=2, **limits)
         assert again.spent <= 10.5 * each, "what earlier processes spent counts"
         more, _, _ = work(server, tmp_path, **{**limits, "max_cost": 1.0})
