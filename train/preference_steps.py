@@ -40,7 +40,7 @@ def spans_of(row: dict[str, Any], column: str, text: str, shared: int, place: st
         if not all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds):
             raise UserError(f'{what} lacks its characters; write {{"start": 0, "end": 10}}')
         start, end = (bound - shared for bound in bounds)  # type: ignore[operator]
-        if not start < end <= len(text):
+        if start < -shared or not start < end <= len(text):
             raise UserError(f"{what} is characters {start} to {end} of a text with {len(text)}; mend its bounds")
         weight = weight_in(step, what)
         if end <= 0:

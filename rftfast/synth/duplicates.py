@@ -13,6 +13,7 @@ from typing import Any
 from rftfast.errors import UserError
 
 _WORD = re.compile(r"\d[\d.,/:%]*|\w+")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _TRIPLE = 3
 _PERMUTATIONS = 128
 _MARGIN = 0.25  # the search looks this much below the threshold, as it overlooks some of those at its own
@@ -70,8 +71,8 @@ class Seen:
 
 
 def words(text: str, *, numbers: bool = True) -> list[str]:
-    """Lower-case words; without ``numbers``, each number is the word ``0``."""
-    found = [word.strip(".,:") for word in _WORD.findall(text.casefold())]
+    """Lower-case words, numbers without commas between thousands; without ``numbers``, each of them is the word ``0``."""
+    found = [word.strip(".,:") for word in _WORD.findall(_THOUSANDS.sub("", text.casefold()))]
     return found if numbers else ["0" if word[:1].isdigit() else word for word in found]
 
 

@@ -159,6 +159,9 @@ def test_overlap_with_the_evaluation() -> None:
     short = held.overlap("So one, two: go!")
     assert short is not None and short.question_id == "e2"
     assert Evaluation([], 8).overlap("anything at all") is None
+    eggs = Evaluation([Question("e3", "She sells 1,000 eggs in 2,5 days, 12,345,678 in all", "")], 5)
+    assert eggs.overlap("Who sells 1000 eggs in 2,5 days?") is not None
+    assert eggs.overlap("eggs in 2,5 days, 12345678!") is not None and eggs.overlap("eggs in 25 days, 12345678") is None
     with pytest.raises(UserError, match="at least 3"):
         Evaluation([], 2)
 

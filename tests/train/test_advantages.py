@@ -123,6 +123,7 @@ def test_rows_without_steps_are_learned_whole(tmp_path):
     [
         ({"completion": ""}, "line 1: the text to learn in 'completion' is empty"),
         ({"steps": [{"start": 0, "end": 999, "advantage": 1}]}, "line 1: step 1 in 'steps' is characters 0 to 999"),
+        ({"steps": [{"start": -5, "end": -1, "advantage": 1}]}, "line 1: step 1 in 'steps' is characters -5 to -1"),
         ({"steps": [{"start": 0, "end": 3, "advantage": "high"}]}, "line 1: step 1: 'advantage' is 'high'"),
         ({"prompt": None}, "line 1: 'prompt'"),
     ],

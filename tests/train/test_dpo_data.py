@@ -85,6 +85,7 @@ def test_messages(tmp_path, row):
         ({"steps": [{"start": 0}]}, "line 2: step 1 in 'steps' lacks its characters"),
         ({"steps": [{"start": 0, "end": 99}]}, "line 2: step 1 in 'steps' is characters 0 to 99 of a text with 3"),
         ({"steps": [{"start": 1, "end": 1}]}, "step 1 in 'steps' is characters 1 to 1"),
+        ({"steps": [{"start": -2, "end": 1}]}, "step 1 in 'steps' is characters -2 to 1"),
         ({"steps": [{"start": 0, "end": 2}, {"start": 1, "end": 3}]}, "step 2 in 'steps' begins before"),
         ({"steps": [{"start": 0, "end": 2, "weight": "x"}]}, "step 1 in 'steps': 'weight' is 'x'"),
         (
