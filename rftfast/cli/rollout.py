@@ -37,7 +37,7 @@ def rollout(
     max_tokens: int = typer.Option(None, help="Tokens of a whole response. Default: the run's."),
     seed: int = typer.Option(0, help="With a state's name and the rollout's index it fixes the noise."),
     questions: str = typer.Option(None, help="The questions' file, where a prompt does not tell its question."),
-    limit: int = typer.Option(None, help="Only the first questions of the run."),
+    limit: int = typer.Option(None, min=1, help="Only the first questions of the run."),
     out: Path = typer.Option(None, help="Directory; an unfinished one goes on. Default: RUN/rollouts."),
     prefix_share: bool = typer.Option(True, help="Compute a shared prefix once. Off is for comparisons."),
     device: str = typer.Option("cpu", help="cpu or cuda; several with commas between them, as cuda:0,cuda:1."),

@@ -239,7 +239,10 @@ class EndpointTeacher:
         return _Again(said, retry_after(error.response.headers))
 
     def _said(self, error: Exception) -> str:
-        return shorten(scrub(str(error), self._secrets))
+        # "Connection error." is all the client says itself; why stands in what it was raised from.
+        cause = error.__cause__ if isinstance(error, _import_client().APIConnectionError) else None
+        said = f"{error} ({cause})" if cause is not None and str(cause) else str(error)
+        return shorten(scrub(said, self._secrets))
 
 
 _END = object()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -97,6 +98,13 @@ def test_the_address_that_the_client_would_take_is_the_one_that_is_named(monkeyp
         EndpointTeacher("m")
     monkeypatch.delenv("OPENAI_BASE_URL")
     assert EndpointTeacher("m").name == "OpenAI"
+
+
+def test_why_there_is_no_connection_is_said() -> None:
+    with serving() as server:
+        gone = server.url
+    (answer,) = EndpointTeacher("m", gone, rates=Rates(retries=0, timeout_s=4)).stream(asks())
+    assert answer.failed is not None and re.fullmatch(r"Connection error\. \(.{5,}\)", answer.failed)
 
 
 def refusing(server: TeacherServer, *, several: bool = False, old_limit: bool = False) -> None:
