@@ -7,7 +7,6 @@ says is given up; an error that concerns all of them (a wrong key, a model that 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -219,7 +218,7 @@ class EndpointTeacher:
             raise self._status_error(error) from None
         except openai.APIError as error:
             raise _Again(self._said(error)) from None
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # of a number or a nesting no one can mean, besides broken JSON
             raise _Again(f"an answer that is no JSON ({getattr(error, 'msg', type(error).__name__)})") from None
         found = read_reply(reply, self._secrets)
         usage = found.usage

@@ -45,7 +45,7 @@ def _usage(reply: Any) -> Usage:
     """Nothing for what is no completion."""
     used = getattr(reply, "usage", None)
     counts = getattr(used, "prompt_tokens", None), getattr(used, "completion_tokens", None)
-    if all(isinstance(count, int) for count in counts):
+    if all(isinstance(count, int) and count >= 0 for count in counts):
         return Usage(1, *counts)  # type: ignore[arg-type]
     return Usage(1, unknown=1) if getattr(reply, "choices", None) else Usage()
 

@@ -47,6 +47,29 @@ def test_an_answer_without_a_text_is_paid_for_each_time() -> None:
     assert answer.failed == "an answer without a text" and answer.usage == Usage(3, 300, 30)
 
 
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"usage": ' + b"9" * 5000 + b"}", b"\xff", b"null", b'"hello"', b"[1]"]
+)
+def test_a_body_that_cannot_be_read_is_asked_for_again(body: bytes) -> None:
+    with serving(lambda number: (200, body) if number < 2 else None) as server:
+        (answer,) = answers(server, asks())
+    assert answer.texts and len(server.requests) == 3
+
+
+def test_counts_of_tokens_that_are_none_are_not_known() -> None:
+    for counts in (
+        None,
+        5,
+        {"prompt_tokens": -7, "completion_tokens": 3},
+        {"prompt_tokens": 7},
+        {"prompt_tokens": "7"},
+    ):
+        body = json.dumps({**completion(choice("One.")), "usage": counts}).encode()
+        with serving(lambda number, body=body: (200, body)) as server:
+            (answer,) = answers(server, asks())
+        assert answer.usage == Usage(1, unknown=1)
+
+
 @pytest.mark.parametrize("content", [None, ""])
 def test_thoughts_that_took_all_tokens_are_a_text_cut_at_its_length(content: str | None) -> None:
     answer = replied(choice(content, "length"))
