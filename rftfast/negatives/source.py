@@ -154,5 +154,5 @@ def _template(prompt: Mapping[str, Any]) -> Template:
         text,
         prompt.get("shot", ""),
         tuple(prompt.get("stop") or ()),
-        chat=builtin is not None and builtin.chat,
+        chat=bool(prompt.get("chat", builtin is not None and builtin.chat)),  # older runs do not say
     )

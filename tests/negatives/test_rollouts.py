@@ -20,7 +20,9 @@ from rftfast.negatives import rollouts
 from rftfast.negatives.job import RolloutOptions, prepare
 from rftfast.negatives.pits import PitRule, first_pit
 from rftfast.negatives.responses import Response
+from rftfast.negatives.source import Source
 from rftfast.negatives.step_rows import read_rolled
+from tests.negatives.hand_made import make_run as hand_made
 from tests.negatives.toy import ToySampler, exact_q, make_run, roll
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -263,6 +265,16 @@ def test_a_run_of_another_model_is_not_taken_for_this_one(tmp_path: Path) -> Non
         prepare(RolloutOptions(path))
     job = prepare(RolloutOptions(path, model=str(tmp_path / "model")))
     assert not job.own_model and job.sampled(job.source.read("q0")) is None
+
+
+def test_a_template_of_ones_own_may_be_a_chats(tmp_path: Path) -> None:
+    """A run says whether its template goes through the model's chat template; one by a built-in's name need not."""
+    path = hand_made(tmp_path / "run")
+    manifest = json.loads((path / "run.json").read_text())
+    for template, said, chat in (("mine", {"chat": True}, True), ("mine", {}, False), ("chat", {}, True)):
+        manifest["config"]["prompt"] = {"template": template, "text": "Say: {question}", "shot": "", "stop": []} | said
+        (path / "run.json").write_text(json.dumps(manifest))
+        assert Source(path).template.chat is chat
 
 
 def test_a_prompt_that_does_not_tell_its_question_needs_the_file(run: Path, tmp_path: Path) -> None:
