@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rftfast.engine.monitor import DrawnPath
 from rftfast.engine.params import Generation
@@ -34,11 +34,30 @@ class Border:
         tail, text = self.tails.get(path.name, ""), path.text
         if len(text) - path.newest < self._longest and any(self._begun(stop, tail, text) for stop in self._stops):
             return "stop"
-        return self._answers(path) if self._answers is not None else None
+        if self._answers is None:
+            return None
+        line = _last_line(tail)
+        return self._answers(_Line(path, line) if line else path)
 
     def _begun(self, stop: str, tail: str, text: str) -> bool:
         before = tail[-(len(stop) - 1) :]
         return stop in before + text[: len(stop) - 1]
+
+
+class _Line(DrawnPath):
+    """A path with the line that it goes on with, in which the answer may stand already: sentences of one line are steps."""
+
+    def __init__(self, path: DrawnPath, line: str) -> None:
+        self.name, self.sample_index = path.name, path.sample_index
+        self._path, self._line = path, line
+
+    @property
+    def text(self) -> str:
+        return self._line + self._path.text
+
+    @property
+    def newest(self) -> int:
+        return self._path.newest
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ class RolloutJudge:
 
     def __init__(self, policy: Policy, stops: Sequence[str], *, early_stop: bool) -> None:
         self.border = Border(stops, policy, early_stop=early_stop)
-        self._online = OnlineVerifier(policy)
+        self._online = OnlineVerifier(policy) if early_stop else None
         self._policy, self._stops = policy, tuple(stops)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="verify")
         self._pending: deque[tuple[Round, Future[list[Rollout]]]] = deque()
@@ -80,8 +99,8 @@ class RolloutJudge:
 
     def judged(self, round_: Round) -> list[Rollout]:
         """The round's rollouts by index, each with its reward."""
-        drawn = sorted(round_.generations, key=lambda g: g.sample_index)
-        texts = [self._text(round_.prefix, g) for g in drawn]
+        drawn = [self._ended(round_.prefix, g) for g in sorted(round_.generations, key=lambda g: g.sample_index)]
+        texts = [cut(round_.prefix + g.text, self._stops)[len(round_.prefix) :] for g in drawn]
         verdicts = verify_batch(
             [(round_.prefix + text).lstrip() for text in texts],
             [round_.gold] * len(texts),
@@ -93,6 +112,16 @@ class RolloutJudge:
             for g, text, v in zip(drawn, texts, verdicts, strict=True)
         ]
 
-    def _text(self, prefix: str, generation: Generation) -> str:
-        text = self._online.cut(generation.text) if generation.finish_reason == ANSWERED else generation.text
-        return cut(prefix + text, self._stops)[len(prefix) :]
+    def _ended(self, prefix: str, generation: Generation) -> Generation:
+        """Without what was drawn behind the line of the answer, also where the monitor did not know of the prefix."""
+        if self._online is None:
+            return generation
+        line = _last_line(prefix)
+        text = self._online.cut(line + generation.text)[len(line) :]
+        if text == generation.text:
+            return generation
+        return replace(generation, text=text, finish_reason=ANSWERED)
+
+
+def _last_line(text: str) -> str:
+    return text[text.rfind("\n") + 1 :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rftfast.engine import Request, Sampler
+from rftfast.engine import Generation, Request, Sampler
 from rftfast.engine.monitor import DrawnPath
 from rftfast.models.tokenizer import Tokenizer
 from rftfast.negatives import rollouts
 from rftfast.negatives.job import RolloutJob, RolloutOptions, prepare
-from rftfast.negatives.judge import Border
+from rftfast.negatives.judge import Border, RolloutJudge, Round
 from rftfast.negatives.records import RolledQuestion
 from rftfast.negatives.step_rows import read_rolled, write_steps
 from rftfast.verify import Policy, cut, extract_answer
@@ -154,6 +155,28 @@ def test_values_are_those_of_enumeration(counting: Path, tmp_path: Path) -> None
     assert value.low <= q <= value.high
     seen = {r.answer for s in question.states for r in s.rollouts if s.tokens == 6}
     assert len(seen) > 5, "it is no model of one answer"
+
+
+def test_early_stop_sees_the_answer_that_stands_before_the_border_in_its_line() -> None:
+    """Where steps are sentences, a line's answer may stand in the prefix: the sampler would have ended behind that line."""
+    alphabet = [bytes([i]) for i in range(256)]
+    policy, prefix = Policy(), "Well.\nThe answer is 5."
+    border = Border((), policy, early_stop=True)
+    border.tails = {"a": prefix, "b": "The answer is 5\nor"}
+    drawn = " So five it is.\nNo:\n#### 10\nBye"
+    assert border(DrawnPath("a", 0, alphabet, drawn[: drawn.index("\n") + 1].encode())) == "answered"
+    assert border(DrawnPath("b", 0, alphabet, b" not.\n")) is None, "a line before the last one was seen when it ended"
+    assert border(DrawnPath("unknown", 0, alphabet, b" So five it is.\n")) is None
+    with RolloutJudge(policy, (), early_stop=True) as judge, RolloutJudge(policy, (), early_stop=False) as patient:
+        for text, reason in ((drawn, "length"), (drawn[: drawn.index("N")], "answered")):
+            round_ = Round("q", 0, prefix, "10", (Generation("a", 0, text, (1, 2), (-1.0, -1.0), reason),))
+            (found,) = judge.judged(round_)
+            assert (found.text, found.right, found.answer) == (" So five it is.", False, "5")
+            assert found.complete and found.tokens == 2
+        (found,) = patient.judged(
+            replace(round_, generations=(Generation("a", 0, drawn, (1, 2), (-1.0, -1.0), "eos"),))
+        )
+        assert (found.text, found.right) == (drawn, True)
 
 
 def test_a_stop_string_that_begins_in_the_prefix_ends_a_rollout() -> None:
