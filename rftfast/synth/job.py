@@ -124,7 +124,8 @@ class SynthJob:
 
 def prepare(options: SynthOptions, policy: Policy = Policy()) -> SynthJob:
     """Reads the files. Raises UserError, naming file, row and mend."""
-    seeds = tuple(load_questions(options.seeds, limit=options.limit))
+    # By id, as draws from them are to depend on what they are and not on their file's order, which fingerprints do not see.
+    seeds = tuple(sorted(load_questions(options.seeds, limit=options.limit), key=lambda question: question.id))
     if not seeds:
         raise UserError(f"{options.seeds}: no problems to go by")
     questions: dict[tuple[str, str], Question] = {}

@@ -256,6 +256,16 @@ def test_copies_of_given_problems_and_of_evaluation_questions_are_dropped(tmp_pa
     assert not any(text.startswith(said[3]) for text in asked), "nothing is spent on its solutions"
 
 
+def test_the_order_of_the_given_problems_changes_nothing(tmp_path: Path) -> None:
+    rows = [{"id": q.id, "question": q.question, "answer": q.answer} for q in load_questions()]
+    jobs = []
+    for name, given in (("a", rows), ("b", rows[::-1])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+        jobs.append(prepare(SynthOptions(seeds=str(tmp_path / f"{name}.jsonl"), problems=9)))
+    assert jobs[0].fingerprints() == jobs[1].fingerprints()
+    assert [jobs[0].problem_ask(n) for n in jobs[0].names()] == [jobs[1].problem_ask(n) for n in jobs[1].names()]
+
+
 def test_the_second_of_two_alike_is_dropped_whoever_answered_first(tmp_path: Path) -> None:
     outcomes = set()
     for run_number, delay in enumerate((0.0, 0.02)):
