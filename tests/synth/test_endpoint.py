@@ -177,6 +177,15 @@ def test_a_server_that_refuses_everything_ends_the_job_and_no_problem_is_dropped
     assert not given and len(server.requests) <= 16
 
 
+@pytest.mark.parametrize("status", [402, 429])
+def test_a_quota_used_up_ends_the_job_at_once(status: int) -> None:
+    body = b'{"error": {"message": "no credits left", "code": "insufficient_quota"}}'
+    with serving(lambda number: (status, body) if number else None) as server:
+        with pytest.raises(UserError, match=f"{status} - no credits left.*run the same command again"):
+            answers(server, asks(9))
+        assert len(server.requests) == 2
+
+
 def test_a_few_refused_at_first_are_dropped_once_the_server_answers_or_no_more_are_asked() -> None:
     with serving(lambda number: (400, b"{}") if number < 3 else None) as server:
         found = answers(server, asks(5))
