@@ -134,9 +134,8 @@ def _valued(table: Table, where: str, row: dict[str, Any], rendered: bool) -> Va
 def _template(config: TrainConfig, file: Path) -> Template | None:
     """That of the run which the rollouts lie in, or the one that was named."""
     given = None if config.prompt is None else load_template(config.prompt)
-    run = next(
-        (f for f in (file.parent, file.parent.parent) if (f / RUN_FILE).is_file() and (f / "samples").is_dir()), None
-    )
+    above = file.absolute().parents[:2]  # a relative path may begin below the run
+    run = next((f for f in above if (f / RUN_FILE).is_file() and (f / "samples").is_dir()), None)
     stored = None if run is None else stored_template(run)
     if stored is not None and given is not None and (given.prompt, given.chat) != (stored.prompt, stored.chat):
         raise UserError(f"{run} was sampled with the template {stored.name}, not {config.prompt}; leave --prompt out")

@@ -135,7 +135,7 @@ def test_rows_that_cannot_be_used(tmp_path, changes, expected):
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_what_rftfast_rollout_writes_is_learned(tmp_path):
+def test_what_rftfast_rollout_writes_is_learned(tmp_path, monkeypatch):
     """From a run, its rollouts' folder or their file: wrong responses among them, in the run's template."""
     make_run(tmp_path / "run")
     states = [state("++++-"), state("+++++"), state("-----"), state("-----"), state("-----")]
@@ -155,6 +155,9 @@ def test_what_rftfast_rollout_writes_is_learned(tmp_path):
     for job in found:
         assert {document.id for document in job.documents} == {name for name, count in helpful.items() if count}
         assert job.template is not None and job.template.prompt == "Q: {question}\nA:"
+    monkeypatch.chdir(rollouts)
+    here = [prepare(settings(tmp_path, Path(place)), "rft") for place in ("steps.jsonl", ".", "..")]
+    assert {job.template for job in here} == {found[0].template}, "the run is found above the working directory, too"
     (rollouts / "steps.jsonl").unlink()
     with pytest.raises(UserError, match=r"no steps\.jsonl in it; write it with: rftfast rollout"):
         prepare(settings(tmp_path, rollouts), "rft")
