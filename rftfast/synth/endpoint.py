@@ -202,7 +202,7 @@ class EndpointTeacher:
                     messages=list(ask.messages),
                     n=n,
                     temperature=ask.temperature,
-                    **{limit: ask.max_tokens},
+                    extra_body={limit: ask.max_tokens},  # a word that older clients do not know may stand there, too
                 ),
                 # The client's own limit is for silence; a server that sends a byte now and then would hold us for ever.
                 self._rates.timeout_s,
