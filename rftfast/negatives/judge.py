@@ -100,27 +100,27 @@ class RolloutJudge:
     def judged(self, round_: Round) -> list[Rollout]:
         """The round's rollouts by index, each with its reward."""
         drawn = [self._ended(round_.prefix, g) for g in sorted(round_.generations, key=lambda g: g.sample_index)]
-        texts = [cut(round_.prefix + g.text, self._stops)[len(round_.prefix) :] for g in drawn]
         verdicts = verify_batch(
-            [(round_.prefix + text).lstrip() for text in texts],
-            [round_.gold] * len(texts),
+            [(round_.prefix + g.text).lstrip() for g in drawn],
+            [round_.gold] * len(drawn),
             self._policy,
             truncated=[g.finish_reason == "length" for g in drawn],
         )
         return [
-            Rollout(g.sample_index, text, v.correct, v.answer, len(g.token_ids), g.logprob, g.finish_reason)
-            for g, text, v in zip(drawn, texts, verdicts, strict=True)
+            Rollout(g.sample_index, g.text, v.correct, v.answer, len(g.token_ids), g.logprob, g.finish_reason)
+            for g, v in zip(drawn, verdicts, strict=True)
         ]
 
     def _ended(self, prefix: str, generation: Generation) -> Generation:
-        """Without what was drawn behind the line of the answer, also where the monitor did not know of the prefix."""
-        if self._online is None:
-            return generation
-        line = _last_line(prefix)
-        text = self._online.cut(line + generation.text)[len(line) :]
-        if text == generation.text:
-            return generation
-        return replace(generation, text=text, finish_reason=ANSWERED)
+        """Without what was drawn behind the line of the answer or a stop string, and ended there: also where the monitor,
+        which did not know of the prefix, let it be drawn on."""
+        if self._online is not None:
+            line = _last_line(prefix)
+            text = self._online.cut(line + generation.text)[len(line) :]
+            if text != generation.text:
+                generation = replace(generation, text=text, finish_reason=ANSWERED)
+        text = cut(prefix + generation.text, self._stops)[len(prefix) :]
+        return generation if text == generation.text else replace(generation, text=text, finish_reason="stop")
 
 
 def _last_line(text: str) -> str:

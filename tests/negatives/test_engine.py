@@ -194,3 +194,8 @@ def test_a_stop_string_that_begins_in_the_prefix_ends_a_rollout() -> None:
     assert word("after a line", "x\n") is None
     assert word("after a line", "a: Question:") is None
     assert word("unknown", "\n") is None
+    # Where the monitor does not know of the prefix, what was drawn on is cut, and has ended there all the same.
+    with RolloutJudge(Policy(), ("\n\n", "\nQuestion:"), early_stop=False) as judge:
+        drawn = Generation("a", 0, "\n#### 7", (1, 2), (-1.0, -1.0), "length")
+        (found,) = judge.judged(Round("q", 0, "#### 5\n", "5", (drawn,)))
+    assert (found.text, found.right, found.complete) == ("", True, True)
