@@ -174,6 +174,9 @@ class EndpointTeacher:
                 continue
             except _Refused as error:
                 usage += error.usage
+                if texts and error.usage.requests:  # declined beside texts that it gave: one without a vote
+                    texts.append(Text("", True))
+                    continue
                 if n > 1 and self._several is None and not error.usage.requests:  # it may be n that it does not take
                     alone = True
                     continue

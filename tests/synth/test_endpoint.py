@@ -85,6 +85,11 @@ def test_what_the_model_declines_is_refused_and_not_asked_again() -> None:
         assert answer.refused == words and answer.usage == Usage(1, 100, 10)
     some = replied(choice("One."), choice(None, refusal="No."), choice("Tw", "content_filter"), n=3)
     assert some.texts == (Text("One."), Text("Tw", True), Text("", True)) and some.refused is None
+    bodies = [json.dumps(completion(c)).encode() for c in (choice("One."), choice(None, refusal="No."), choice("Two."))]
+    with serving(lambda number: (200, bodies[number])) as server:
+        (answer,) = answers(server, asks(n=3))
+    assert [text.text for text in answer.texts] == ["One.", "", "Two."] and answer.refused is None
+    assert answer.usage == Usage(3, 300, 30)
 
 
 def test_a_key_that_is_echoed_and_halves_of_unicode_pairs_stand_in_no_text() -> None:
