@@ -168,7 +168,7 @@ class EndpointTeacher:
                 texts += found.texts
                 usage += found.usage
                 attempt = 0
-                if n > 1 or alone:
+                if self._several is None and (n > 1 or alone):
                     self._several = n > 1
             except _Otherwise:
                 continue
