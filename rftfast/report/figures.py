@@ -36,7 +36,7 @@ _CURVES = {
     ),
     "k": (
         "Accuracy against samples drawn",
-        "After training on the distinct paths among k samples a question.",
+        "After training on what selection keeps of k samples a question.",
         "samples a question, k",
         "maj1@1, %",
     ),
@@ -67,7 +67,7 @@ def curve(name: str, series: Sequence[Series]) -> str:
     xs = sorted({point.x for point in points})
     fits = [_fit_ends(each, log) for each in series]
     heights = [v for p in points for v in (p.y, p.low, p.high) if v is not None] + [y for fit in fits for _, y in fit]
-    y = linear(y_label, heights, zero=min(heights) < 0.35 * max(heights), scale=100, most=1.0)
+    y = linear(y_label, heights, zero=min(heights) < 0.15 * max(heights), scale=100, most=1.0)
     if name == "fraction":
         x: Axis = logarithmic(x_label, [(value, _fraction(value)) for value in xs])
     elif log:

@@ -45,6 +45,8 @@ def _series(curve: str, name: str, placed: list[tuple[Point, Row]], worth: str) 
     xs = [point.x for point in points]
     if curve == PROBLEMS:
         return Series(name, tuple(replace(point, label="") for point in points), note=worth)  # the series' name says it
+    if len(points) > 1 and len({point.label for point in points}) == 1:  # one row in several groups: those differ
+        points = tuple(replace(point, label=row.group or point.label) for point, row in placed)
     if len(set(xs)) < 3:
         return Series(name, points)
     # Of accuracies the test questions are drawn anew, of gains the points: a gain is no share.

@@ -35,6 +35,7 @@ TINY = {
     "lr": "3.0e-3",
     "max_tokens": "64",
     "k": "40",
+    "rft": "[4]",
     "negatives": "2",
     "rollouts": "2",
     "pairs": "2",
@@ -71,10 +72,10 @@ def test_the_whole_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     states = statuses(graph)
     rows = collect(graph, states, study.baseline)
     assert [(row.group, row.name) for row in rows] == [
-        ("6 problems", "SFT"),
         ("3 problems", "SFT"),  # for the curve alone
+        ("6 problems", "SFT"),
         ("6 problems", "RFT, k = 4"),
-        ("6 problems", "RFT on all right samples of 1"),
+        ("6 problems", "RFT, all right of 1"),
         ("6 problems", "outcome DPO"),
         ("6 problems", "per-step DPO"),
     ]
@@ -102,12 +103,12 @@ def test_the_whole_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_it_takes(tmp_path: Path) -> None:
-    """As it ships: four sizes and two more of SFT alone, three seeds, six methods."""
+    """As it ships: three sizes and three more of SFT alone, five seeds, six methods."""
     graph = build_graph(read_file("negatives"), tmp_path / "out")
     kinds = Counter(step.kind.name for step in graph.values())
-    assert kinds["sft"] == 12 + 6 and kinds["rft"] == 12 + 18 and kinds["dpo"] == 48 and kinds["pairs"] == 48
-    assert kinds["eval"] == 18 + 30 + 48
-    assert kinds["rollout"] == 12 + 18  # of the negatives; of right answers
+    assert kinds["sft"] == 15 + 15 and kinds["rft"] == 15 + 15 and kinds["dpo"] == 60 and kinds["pairs"] == 60
+    assert kinds["eval"] == 30 + 30 + 60
+    assert kinds["rollout"] == 15 + 30  # of the negatives; of right answers
     given = build_graph(read_file("negatives", {"base": str(tmp_path), "bases": "[]"}), tmp_path / "out")
     assert not any(step.kind.name in ("blank", "pretrain") for step in given.values())
-    assert given["sft-125-0"].command()[given["sft-125-0"].command().index("--model") + 1] == str(tmp_path)
+    assert given["sft-100-1"].command()[given["sft-100-1"].command().index("--model") + 1] == str(tmp_path)

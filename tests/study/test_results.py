@@ -9,7 +9,8 @@ import pytest
 
 from rftfast.data.records import Question
 from rftfast.errors import UserError
-from rftfast.report.data import read_study
+from rftfast.report.data import Point, read_study
+from rftfast.study.curves import _series
 from rftfast.study.graph import Step, build_graph
 from rftfast.study.results import Row, collect
 from rftfast.study.run import statuses
@@ -152,3 +153,11 @@ def test_a_figure_that_is_none(made: tuple[StudySpec, dict[str, Step], Path], tm
     graph = build_graph(study, made[2])
     with pytest.raises(UserError, match="at kk: 1; choose loss, fraction, problems, k, gain"):
         markdown(study, collect(graph, statuses(graph), study.baseline))
+
+
+def test_points_of_one_row_are_told_apart_by_group() -> None:
+    placed = [(Point(x, x / 10, None, None, "RFT"), Row(f"{x} problems", "RFT", (), None)) for x in (4, 1, 2)]
+    series = _series("gain", "RFT", placed, "")
+    assert [point.label for point in series.points] == ["1 problems", "2 problems", "4 problems"]
+    alone = _series("gain", "RFT", placed[:1], "")
+    assert [point.label for point in alone.points] == ["RFT"]
