@@ -57,7 +57,7 @@ def linear_case(
 ) -> KernelCase:
     made = {"device": device, "dtype": dtype}
     x = _normal(rows, channels, **made)
-    layer = linear.Linear(_normal(outputs, channels, **made) * channels**-0.5, None, False)
+    layer = linear.Linear(_normal(outputs, channels, **made) * channels**-0.5, None)
     exact = x.double() @ layer.weight.double().T
     ours, theirs = (partial(function, x, layer) for function in (linear.triton, linear.plain))
     bytes_ = (rows * channels + outputs * channels + rows * outputs) * dtype.itemsize

@@ -8,6 +8,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/tiles.h"
 #include "text/bind.h"
 
 namespace py = pybind11;
@@ -94,6 +95,18 @@ PYBIND11_MODULE(_native, m) {
   m.def("weights", [](uintptr_t d, int64_t n, uintptr_t out) {
     py::gil_scoped_release release;
     selected->weights(ptr<float>(d), n, ptr<double>(out));
+  });
+  m.def("tiles_available", &tiles_available, "Whether matrix products can run on tiles (AMX) here.");
+  m.def("pack_tiles", [](uintptr_t weight, uintptr_t packed, int64_t outputs, int64_t channels) {
+    py::gil_scoped_release release;
+    pack_tiles(ptr<uint16_t>(weight), ptr<uint16_t>(packed), outputs, channels);
+  });
+  m.def("tile_linear", [](uintptr_t x, int64_t x_stride, uintptr_t packed, uintptr_t bias, uintptr_t out, int64_t rows,
+                          int64_t outputs, int64_t channels) {
+    if (!tiles_available()) throw std::runtime_error("this machine has no tiles");
+    py::gil_scoped_release release;
+    tile_linear(ptr<uint16_t>(x), x_stride, ptr<uint16_t>(packed), ptr<uint16_t>(bias), ptr<uint16_t>(out), rows, outputs,
+                channels);
   });
   text::bind(m);
 }

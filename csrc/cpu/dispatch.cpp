@@ -1,6 +1,13 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "tiles.h"
+
+#ifdef RFT_TILES
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace rft {
 namespace portable { extern const KernelTable table; }
@@ -28,5 +35,25 @@ const KernelTable* kernels(const char* name) {
     if (std::strcmp(can_run[i]->name, name) == 0) return can_run[i];
   return nullptr;
 }
+
+#ifdef RFT_TILES
+namespace {
+bool ask_for_tiles() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool amx_bf16 = d >> 22 & 1, amx_tile = d >> 24 & 1;
+  if (!amx_bf16 || !amx_tile || kernels("avx512_bf16") == nullptr) return false;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // Linux's ARCH_REQ_XCOMP_PERM, for the whole process
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+}  // namespace
+
+bool tiles_available() {
+  static const bool available = ask_for_tiles();
+  return available;
+}
+#else
+bool tiles_available() { return false; }
+#endif
 
 }  // namespace rft

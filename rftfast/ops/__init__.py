@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -79,9 +80,12 @@ def select(
         backends[op] = name, why
         if kind == "cuda" and name == "reference" != backend:
             _log.warning("%s on %s runs as plain torch, which is slow: %s", op, device, why)
-    chosen["prepare"] = linear.prepare
+    tiles = kind == "cpu" and backend != "reference" and linear.can_tile()
+    chosen["prepare"] = partial(linear.prepare, tiles=tiles)
     library = "oneDNN" if kind == "cpu" else "cuBLAS"
     backends["linear"] = ("torch", f"{library} through torch.nn.functional.linear" + (", rows padded" * invariant))
+    if tiles:
+        backends["linear"] = ("native", f"C++ on matrix tiles (AMX) in bfloat16, else {backends['linear'][1]}")
     chosen["linear"] = linear.invariant if invariant else linear.plain
     if invariant and kind == "cuda" and missing["triton"] is None and backend != "reference":
         chosen["linear"], backends["linear"] = linear.triton, ("triton", f"{_describe('triton')}, fixed tiles")

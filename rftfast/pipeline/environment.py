@@ -82,7 +82,7 @@ def _machine() -> dict[str, str]:
         "native kernels": missing or f"{', '.join(ops.native.load().isa_names())} (best first; the first is used)",
         "threads borrowed from": "-" if missing else ops.native.openmp_library() or "none found: one thread only",
         "dtype auto": str(choose_dtype("auto", torch.device("cpu"))).removeprefix("torch."),
-        "blocked bf16 weights": "yes" if ops.linear.can_block() else "no",
+        "bf16 weights": "in tiles (AMX)" if ops.linear.can_tile() else "blocked" if ops.linear.can_block() else "in rows",
         "memory free": human(free_memory(torch.device("cpu"))),
         "model cache": str(cache_folder()),
     }

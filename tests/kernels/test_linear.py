@@ -15,7 +15,7 @@ def case(rows, outputs, channels, dtype, bias=True, seed=0):
     made = torch.Generator().manual_seed(seed)
     x, weight = (torch.randn(n, channels, generator=made).to(dtype).to(DEVICE) for n in (rows, outputs))
     add = torch.randn(outputs, generator=made).to(dtype).to(DEVICE) if bias else None
-    return x, linear.Linear(weight, add, False)
+    return x, linear.Linear(weight, add)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

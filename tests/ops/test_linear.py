@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rftfast.ops import linear
+from rftfast.ops import linear, native
 from rftfast.ops.linear import MAX_ROWS, Linear
 
 SHAPES = [(576, 960), (576, 3072), (1536, 576), (80, 96), (64, 50)]  # channels in and out: SmolLM2's and small ones
@@ -25,7 +25,7 @@ def test_rows_do_not_depend_on_their_number(dtype, shape, bias):
     x, weight, b = case(*shape, dtype, bias)
     prepared = linear.prepare(weight, b)
     expected = linear.invariant(x, prepared)
-    if not linear.fixed_blocks(dtype):
+    if prepared.layout != "tiles" and not linear.fixed_blocks(dtype):
         assert torch.equal(expected, F.linear(x, weight, b))
     for n in COUNTS:
         assert torch.equal(linear.invariant(x[:n], prepared), expected[:n]), n
@@ -57,10 +57,10 @@ def test_blocked_weights_give_the_same_bits(shape, bias):
     if not linear.can_block():
         pytest.skip("this torch cannot keep bfloat16 weights in oneDNN's order")
     x, weight, b = case(*shape, torch.bfloat16, bias, seed=1)
-    prepared = linear.prepare(weight, b)
-    assert prepared.blocked
+    prepared = linear.prepare(weight, b, tiles=False)
+    assert prepared.layout == "blocked"
     for n in (128,) if linear.fixed_blocks(torch.bfloat16) else (1, 8, 33, 100, 512):
-        assert torch.equal(linear.plain(x[:n], prepared), linear.plain(x[:n], Linear(weight, b, False)))
+        assert torch.equal(linear.plain(x[:n], prepared), linear.plain(x[:n], Linear(weight, b)))
 
 
 @pytest.mark.parametrize("form", [linear.plain, linear.invariant])
@@ -77,7 +77,7 @@ def test_float32_weights_stay_as_they_are():
     weight = torch.ones(4, 4)
     prepared = linear.prepare(weight, None)
     assert prepared.weight is weight
-    assert not prepared.blocked
+    assert prepared.layout == "rows"
 
 
 @pytest.mark.parametrize("rows", [1, 100, 128, 129, 300, 512])
@@ -85,7 +85,7 @@ def test_fixed_blocks_serve_any_number_of_rows(rows, dtype, monkeypatch):
     """As on machines where the number of rows matters."""
     monkeypatch.setattr(linear, "fixed_blocks", lambda dtype: True)
     x, weight, b = case(576, 80, dtype)
-    prepared = linear.prepare(weight, b)
+    prepared = linear.prepare(weight, b, tiles=False)
     found = linear.invariant(x[:rows], prepared)
     assert found.shape == (rows, 80)
     assert torch.equal(found, linear.invariant(x, prepared)[:rows])
@@ -99,3 +99,57 @@ def test_whether_rows_matter_is_found_out(dtype):
     x, weight, _ = case(2048, 1000, dtype)
     whole = F.linear(x, weight)
     assert all(torch.equal(F.linear(x[:n], weight), whole[:n]) for n in COUNTS if n >= 32)
+
+
+needs_tiles = pytest.mark.skipif(not linear.can_tile(), reason="this processor has no matrix tiles (AMX)")
+
+
+@needs_tiles
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 31, 32, 33, 100])
+@pytest.mark.parametrize("shape", [(32, 1), (32, 16), (64, 50), (96, 33), (1536, 576)], ids=str)
+def test_tiles_give_the_rounded_product(rows, shape, bias, assert_rounded):
+    """Every split into rows and outputs that are no whole tiles; what lies around ``x`` and the result is left alone."""
+    x, weight, b = case(*shape, torch.bfloat16, bias, seed=3)
+    prepared = linear.prepare(weight, b)
+    assert prepared.layout == "tiles"
+    x[rows:] = float("nan")
+    exact = x[:rows].double() @ weight.double().T
+    slack = x[:rows].double().abs() @ weight.double().abs().T
+    if b is not None:
+        exact, slack = exact + b.double(), slack + b.double().abs()
+    found = linear.invariant(x[:rows], prepared)
+    assert found.shape == exact.shape
+    assert_rounded(found, exact, shape[0] * 2.0**-24 * slack)
+
+
+@needs_tiles
+def test_tiles_take_rows_with_a_stride():
+    x, weight, _ = case(96, 64, torch.bfloat16)
+    prepared = linear.prepare(weight[:, :64], None)  # neither is contiguous
+    assert torch.equal(linear.plain(x[:40, 32:], prepared), linear.plain(x[:40, 32:].contiguous(), prepared))
+    assert torch.equal(
+        linear.plain(x[:64].T[:64].contiguous().T, prepared), linear.plain(x[:64, :64].contiguous(), prepared)
+    )
+
+
+@needs_tiles
+def test_tiles_do_not_depend_on_the_threads():
+    x, weight, b = case(576, 960, torch.bfloat16)
+    prepared = linear.prepare(weight, b)
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 3):
+        native.set_threads(threads)
+        found.append(linear.invariant(x, prepared))
+    native.set_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@needs_tiles
+def test_channels_that_fill_no_tile_go_to_the_library():
+    _, weight, _ = case(80, 96, torch.bfloat16)
+    assert linear.prepare(weight, None).layout != "tiles"
+    assert linear.prepare(weight.float(), None).layout == "rows"
+    assert linear.prepare(weight[:, :64], None).layout == "tiles"
+    assert linear.prepare(weight[:, :64], None, tiles=False).layout != "tiles"
