@@ -15,7 +15,7 @@ from typing import Any
 
 from rftfast.data.jsonl import text_in
 from rftfast.data.manifest import RUN_FILE, read_manifest
-from rftfast.data.prompts import TEMPLATES, Template
+from rftfast.data.prompts import Template, manifest_template
 from rftfast.data.questions import COLUMNS, ID_COLUMNS, load_questions
 from rftfast.data.readers import Table, read_table
 from rftfast.errors import UserError
@@ -88,10 +88,8 @@ def stored_template(path: str | Path) -> Template | None:
         raise UserError(
             f"{folder / RUN_FILE}: does not say which prompt the run had; name the file {RFT_FILE} elsewhere"
         )
-    name, shot = str(prompt.get("template", "stored")), str(prompt.get("shot", ""))
-    text = prompt["text"] if shot else prompt["text"].replace("{shots}", "")
-    chat = name in TEMPLATES and TEMPLATES[name].chat
-    return Template(name, text, shot, tuple(prompt.get("stop", ())), chat=chat)
+    text = prompt["text"] if prompt.get("shot") else prompt["text"].replace("{shots}", "")
+    return manifest_template({**prompt, "text": text})
 
 
 def _source(path: str | Path) -> str | Path:

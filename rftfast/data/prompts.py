@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,19 @@ TEMPLATES = {
         Template("plain", "{question}\n"),
     )
 }
+
+
+def manifest_is_chat(prompt: Mapping[str, Any]) -> bool:
+    """Whether the prompt of a run's manifest (``config["prompt"]``) is put through the model's own chat template."""
+    name = prompt.get("template")
+    builtin = isinstance(name, str) and name in TEMPLATES and TEMPLATES[name].chat
+    return bool(prompt.get("chat", builtin))  # older runs do not say
+
+
+def manifest_template(prompt: Mapping[str, Any]) -> Template:
+    """The template that a run's manifest holds as ``config["prompt"]``. Raises UserError for one that is no template."""
+    name, stop = str(prompt.get("template", "stored")), tuple(prompt.get("stop") or ())
+    return Template(name, str(prompt.get("text", "")), str(prompt.get("shot", "")), stop, chat=manifest_is_chat(prompt))
 
 
 def load_template(name_or_file: str | Path) -> Template:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rftfast.data.manifest import read_manifest
 from rftfast.data.parts import StoredQuestion
-from rftfast.data.prompts import TEMPLATES, Template, exemplars
+from rftfast.data.prompts import Template, exemplars, manifest_template
 from rftfast.data.questions import load_questions
 from rftfast.data.records import Question
 from rftfast.data.run_dir import RunDir
@@ -106,7 +106,7 @@ def from_run(path: str | Path, tokenizer: Tokenizer) -> Workload:
     taken from the run's own estimate. Raises UserError as ``RunDir.read_questions``.
     """
     config: dict[str, Any] = read_manifest(Path(path))["config"]
-    count = _Counter(tokenizer, _template(config))
+    count = _Counter(tokenizer, manifest_template(config["prompt"]))
     stopped = bool(config.get("early_stop"))
     monitor = OnlineVerifier(Policy.of_run(config))
     stored = sum(1 for _ in RunDir.read_questions(path))
@@ -213,12 +213,6 @@ def _saved_by_run(path: Path) -> float:
             last = row
     settle()
     return spared / (spared + drawn) if spared else 0.0
-
-
-def _template(config: dict[str, Any]) -> Template:
-    p = config["prompt"]
-    chat = p["template"] in TEMPLATES and TEMPLATES[p["template"]].chat
-    return Template(p["template"], p["text"], p.get("shot", ""), tuple(p.get("stop", ())), chat=chat)
 
 
 def _evenly(items: Sequence[Any], most: int) -> Sequence[Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rftfast.data.parts import StoredQuestion
-from rftfast.data.prompts import TEMPLATES, Template
+from rftfast.data.prompts import manifest_template
 from rftfast.data.records import Question
 from rftfast.data.run_index import RunIndex
 from rftfast.errors import UserError
@@ -60,7 +60,7 @@ class Source:
             raise UserError(f"{path}: not made by 'rftfast sample' (its run.json says nothing of the sampling)")
         self.settings: dict[str, Any] = {name: kind(config[name]) for name, kind in _SETTINGS.items()}
         self.early_stop = bool(config.get("early_stop"))
-        self.template = _template(prompt)
+        self.template = manifest_template(prompt)
         self.shots = tuple(Question("", s["question"], s["answer"]) for s in config.get("shots") or ())
         self.policy = Policy.of_run(config)
         self.fingerprints: Mapping[str, Any] = self.index.manifest["fingerprints"]
@@ -144,15 +144,3 @@ class Vocabulary:
         if tuple(whole[:kept]) == prompt.tokens:
             return tuple(whole[kept:])
         return tuple(self.tokenizer.encode(text, add_special=False))
-
-
-def _template(prompt: Mapping[str, Any]) -> Template:
-    name, text = prompt.get("template", ""), prompt.get("text", "")
-    builtin = TEMPLATES.get(name)
-    return Template(
-        name,
-        text,
-        prompt.get("shot", ""),
-        tuple(prompt.get("stop") or ()),
-        chat=bool(prompt.get("chat", builtin is not None and builtin.chat)),  # older runs do not say
-    )

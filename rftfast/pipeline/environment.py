@@ -76,13 +76,14 @@ def cpu_features() -> list[str]:
 def _machine() -> dict[str, str]:
     missing = ops.native.available()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    held = "in tiles (AMX)" if ops.linear.can_tile() else "blocked" if ops.linear.can_block() else "in rows"
     rows = {
         "cpu": f"{cpu_model()}, {cores} cores, torch uses {torch.get_num_threads()} threads",
         "features": " ".join(cpu_features()) or "unknown",
         "native kernels": missing or f"{', '.join(ops.native.load().isa_names())} (best first; the first is used)",
         "threads borrowed from": "-" if missing else ops.native.openmp_library() or "none found: one thread only",
         "dtype auto": str(choose_dtype("auto", torch.device("cpu"))).removeprefix("torch."),
-        "bf16 weights": "in tiles (AMX)" if ops.linear.can_tile() else "blocked" if ops.linear.can_block() else "in rows",
+        "bf16 weights": held,
         "memory free": human(free_memory(torch.device("cpu"))),
         "model cache": str(cache_folder()),
     }

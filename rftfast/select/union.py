@@ -13,7 +13,7 @@ from typing import Any
 from rftfast.data.jsonl import STDIN, open_input
 from rftfast.data.parts import StoredQuestion
 from rftfast.data.path_file import PathFile, PathRow
-from rftfast.data.prompts import TEMPLATES, Template
+from rftfast.data.prompts import TEMPLATES, Template, manifest_is_chat
 from rftfast.data.records import Question, Verdict
 from rftfast.data.run_index import RunIndex
 from rftfast.errors import UserError
@@ -278,8 +278,7 @@ class _Run:
 
     @property
     def chat(self) -> bool:
-        name = self.template.get("template")
-        return isinstance(name, str) and name in TEMPLATES and TEMPLATES[name].chat
+        return manifest_is_chat(self.template)
 
 
 class _File:

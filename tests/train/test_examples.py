@@ -39,6 +39,14 @@ def test_a_chat_run_holds_rendered_prompts(tmp_path):
     assert stored_template(run).chat
 
 
+def test_a_template_of_ones_own_says_whether_it_is_a_chats(tmp_path):
+    for name, said, chat in (("mine", {"chat": True}, True), ("mine", {}, False), ("chat", {"chat": False}, False)):
+        mine = {"prompt": {"template": name, "text": "Say: {question}", "shot": "", "stop": []} | said}
+        run = make_run(tmp_path / f"{name}-{chat}", {"q1": []}, config=mine)
+        assert [example.rendered for example in read_examples(run)] == [chat]
+        assert stored_template(run).chat is chat
+
+
 def test_prompt_completion_texts_are_taken_as_they_are(tmp_path):
     rows = [
         {"prompt": " p ", "completion": " c"},
