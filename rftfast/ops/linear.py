@@ -59,16 +59,20 @@ def can_tile() -> bool:
 
 def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     outputs, channels = weight.shape
-    panels = -(-outputs // _PANEL_OUTPUTS)
     weight = weight.contiguous()
-    packed = torch.empty(panels * _PANEL_OUTPUTS * channels, dtype=torch.bfloat16)
+    packed = torch.empty(_packed_size(outputs, channels), dtype=torch.bfloat16)
     native.load().pack_tiles(native.pointer(weight), native.pointer(packed), outputs, channels)
     return Linear(packed, None if bias is None else bias.contiguous(), "tiles", outputs)
 
 
+def _packed_size(outputs: int, channels: int) -> int:
+    return -(-outputs // _PANEL_OUTPUTS) * _PANEL_OUTPUTS * channels
+
+
 def _on_tiles(x: torch.Tensor, linear: Linear) -> torch.Tensor:
     rows, channels = x.shape
-    assert x.dtype == torch.bfloat16 and x.device.type == "cpu" and linear.weight.numel() >= linear.outputs * channels
+    assert x.dtype == torch.bfloat16 and x.device.type == "cpu"
+    assert linear.weight.numel() == _packed_size(linear.outputs, channels)
     if x.stride(1) != 1:
         x = x.contiguous()
     out = torch.empty((rows, linear.outputs), dtype=torch.bfloat16)

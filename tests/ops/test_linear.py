@@ -153,3 +153,10 @@ def test_channels_that_fill_no_tile_go_to_the_library():
     assert linear.prepare(weight.float(), None).layout == "rows"
     assert linear.prepare(weight[:, :64], None).layout == "tiles"
     assert linear.prepare(weight[:, :64], None, tiles=False).layout != "tiles"
+
+
+@needs_tiles
+def test_tiles_of_other_channels_are_refused():
+    x, weight, _ = case(96, 64, torch.bfloat16)
+    with pytest.raises(AssertionError):
+        linear.plain(x[:, :64], linear.prepare(weight, None))
