@@ -183,9 +183,12 @@ def _said(target: Path) -> Iterator[None]:
     except CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
         reason = " ".join(str(first).split())[-200:]
+        # torch's writer does not say that a disk is full.
+        free = shutil.disk_usage(target if target.exists() else target.parent).free
         kept = "the checkpoints before it are kept"
         raise UserError(
-            f"cannot write {target} ({reason}); mend that and run the same command again; {kept}"
+            f"cannot write {target} ({reason}; {free / 1e6:,.1f} MB are free there); mend that and run the same command"
+            f" again; {kept}"
         ) from error
     except OSError as error:
         with write_errors(target):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -81,7 +83,7 @@ def export(
     with write_errors(folder):
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir(parents=True)
-        model.save_pretrained(hidden, state_dict=weights)
+        _save(model, weights, hidden)
         _write_settings(hidden, base, dtype)
     if template is not None:
         save_template(template, hidden)
@@ -94,6 +96,17 @@ def export(
     with write_errors(folder):
         _replace(hidden, folder)
     return notes
+
+
+def _save(model: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """transformers' files. A disk that refuses shows as the ``OSError`` it is, which safetensors tells in words of its own."""
+    try:
+        model.save_pretrained(folder, state_dict=weights)
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def _write_settings(folder: Path, base: Base, dtype: torch.dtype) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
+from rftfast.data.atomic import write_errors
 from rftfast.data.manifest import RUN_FILE, open_manifest, read_manifest
 from rftfast.data.prompts import TEMPLATES, Template, load_template, model_template
 from rftfast.errors import UserError
@@ -96,7 +97,8 @@ class Job:
         """
         out = Path(self.config.out)
         check_folder(out)
-        out.mkdir(parents=True, exist_ok=True)
+        with write_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
         template = self.template and {
             "text": self.template.prompt,
             "shot": self.template.shot,
@@ -148,6 +150,17 @@ def fingerprint(found: Sequence[Document]) -> str:
 
 def check_folder(out: Path) -> None:
     """Refuse a folder that is neither empty nor a training run's, before anything is written into it."""
+    try:
+        out.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # made later, or refused then
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a name too long for a folder, one with a NUL byte, a folder above it that is closed
+        raise UserError(
+            f"--out {out}: no folder can have that name ({getattr(error, 'strerror', None) or error}); choose another --out"
+        ) from None
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; choose another --out")
     if not out.is_dir() or (out / RUN_FILE).exists():

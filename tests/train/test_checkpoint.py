@@ -148,7 +148,7 @@ def test_a_disk_that_refuses_is_told_and_the_one_before_is_kept(job, monkeypatch
         place = world_folder(job) / ".step-00000003"
         place.write_text("in the way")
         run.checkpoints.save(Position(3))
-        with pytest.raises(UserError, match="checkpoints"):
+        with pytest.raises(UserError, match=r"checkpoints.* MB are free there"):  # torch's writer hides a full disk
             run.checkpoints.wait()
 
 

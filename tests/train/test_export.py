@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rftfast.data.prompts import TEMPLATES, model_template
@@ -122,6 +123,18 @@ def test_an_older_model_is_replaced(job, tmp_path):
     (folder / "old.txt").write_text("old")
     exported(job, folder)
     assert not (folder / "old.txt").exists() and (folder / "config.json").exists()
+
+
+def test_a_full_disk_is_told_in_one_line(job, tmp_path, monkeypatch):
+    """safetensors has errors of its own for what the system refuses."""
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    with pytest.raises(UserError, match=r"disk full: cannot write .*model"):
+        exported(job, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("fault", ["weights", "template", "tokenizer", "sampler"])

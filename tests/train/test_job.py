@@ -95,3 +95,15 @@ def test_the_plan_ends_with_max_steps(tmp_path):
     assert (job.steps, len(job.planned()), [len(epoch) for epoch in job.plan]) == (5, 5, [3, 3, 3])
     assert job.useful_tokens == sum(step.useful_tokens for step in job.planned())
     assert prepare(config(tmp_path, epochs=1), "sft").steps == 3
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_folder_that_no_system_takes_is_refused_before_anything_else(tmp_path, name):
+    with pytest.raises(UserError, match="no folder can have that name"):
+        prepare(config(tmp_path, out=str(tmp_path / name)), "sft")
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path):
+    job = prepare(config(tmp_path, out=str(tmp_path / "q.jsonl" / "out")), "sft")
+    with pytest.raises(UserError, match=r"cannot write .*q.jsonl/out \(Not a directory\)"):
+        job.open_folder()
