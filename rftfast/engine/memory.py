@@ -87,6 +87,7 @@ def human(n: float) -> str:
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be taken on ``device``; the container's limit counts where there is one."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # an earlier sampler's, which torch holds on to
         return torch.cuda.mem_get_info(device)[0]
     free = 1 << 62
     meminfo = Path("/proc/meminfo")

@@ -8,6 +8,7 @@ does nothing before it is waited for, so that whoever reads or writes too early 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -87,9 +88,17 @@ class CudaStreams:
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on with what they do on the device meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        mode = "thread_local"
+        with torch.cuda.graph(graph, self._pool, _capture_stream(self.device), capture_error_mode=mode):
             body()
         return graph.replay
 
     def mark(self) -> Mark:
         return _Event(torch.cuda.current_stream(self.device))
+
+
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all samplers on a device, for with each stream cuBLAS takes a workspace, and keeps it. Torch's own serves the
+    process, and is on the device that was the first to capture: on another one it would make that current."""
+    return torch.cuda.Stream(device)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from rftfast.engine import Sampler
+from rftfast.engine import Sampler, streams
 from rftfast.engine.device import find_device
 from rftfast.errors import UserError
 from tests.tiny_model import write_tiny_llama
@@ -52,3 +53,33 @@ def test_a_gpu_that_is_not_there_is_refused(two_gpus: None, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="'cuda:0' was asked for and torch sees no GPU"):
         find_device("cuda:0")
+
+
+def test_a_graph_is_captured_on_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's own stream for that is on the device that captured first, and entering it makes that the current one."""
+    captured = []
+
+    class Graph:
+        def __init__(
+            self, graph: object, pool: object = None, stream: object = None, capture_error_mode: str = ""
+        ) -> None:
+            captured.append((pool, stream, capture_error_mode))
+
+        def __enter__(self) -> None:
+            captured.append("in")
+
+        def __exit__(self, *error: object) -> None:
+            captured.append("out")
+
+    monkeypatch.setattr(torch.cuda, "graph", Graph)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=None))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "a pool")
+    streams._capture_stream.cache_clear()
+    for number in (0, 1):
+        streams.CudaStreams(torch.device("cuda", number)).capture(lambda: captured.append("body"))
+        pool, stream, mode = captured[0]
+        assert (pool, stream, mode) == ("a pool", f"a stream of cuda:{number}", "thread_local")
+        assert captured[1:] == ["in", "body", "out"]
+        captured.clear()
+    streams._capture_stream.cache_clear()

@@ -109,6 +109,14 @@ def test_files_kept_in_memory_are_free_in_a_container_too(tmp_path: Path, monkey
     assert memory.free_memory(CPU) == 250 << 20
 
 
+def test_what_an_earlier_sampler_left_is_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch keeps what was freed, and the device does not know that it is."""
+    free = [1 << 30]
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.__setitem__(0, 100 << 30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 140 << 30))
+    assert memory.free_memory(torch.device("cuda", 0)) == 100 << 30
+
+
 def test_free_memory_is_believable():
     assert 1 << 20 < memory.free_memory(CPU) < 1 << 50
 
