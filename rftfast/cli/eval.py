@@ -68,7 +68,7 @@ def evaluate(
 
     from rftfast.data.jsonl import open_output
     from rftfast.evaluate.report import report
-    from rftfast.evaluate.scores import compare_models, score_runs
+    from rftfast.evaluate.scores import compare_models, score_runs, short_names
 
     console = Console(stderr=str(json_file) == "-")
     options = {
@@ -100,10 +100,11 @@ def evaluate(
         with open_output(json_file) as file:
             file.write(report(models, comparison, vote))
     if str(json_file) != "-":
-        for each in models:
-            _show(console, each)
+        names = short_names([each.model for each in models])
+        for each, name in zip(models, names, strict=True):
+            _show(console, each, name)
         if comparison:
-            _show_comparison(console, models, comparison)
+            _show_comparison(console, models, names, comparison)
 
 
 def _runs(
@@ -187,12 +188,12 @@ class _Bar:
         self._bar.update(self._tasks[name], completed=done, figures=figures)
 
 
-def _show(console: Console, model: ModelScores) -> None:
+def _show(console: Console, model: ModelScores, name: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     seeds = max(len(s.by_seed) for s in model.headline)
-    table = Table(escape(model.model), title_justify="left")
+    table = Table(escape(name), title_justify="left")
     for column in ("right", "95 % interval", "questions", *(["by seed"] if seeds > 1 else [])):
         table.add_column(column, justify="right")
     for score in model.headline:
@@ -207,16 +208,24 @@ def _show(console: Console, model: ModelScores) -> None:
         )
     console.print(table)
     for run in model.runs:
+        if run.unfinished:
+            console.print(
+                f"[yellow]note[/] {escape(str(run.path))} is not finished: {len(run.golds):,} of {run.wanted:,} questions",
+                highlight=False,
+                soft_wrap=True,
+            )
         if run.greedy:
             verdicts = ", ".join(f"{n:,} {verdict}" for verdict, n in run.verdicts.most_common())
             console.print(f"verdicts on the greedy paths: {verdicts}", highlight=False)
 
 
-def _show_comparison(console: Console, models: list[ModelScores], comparison: dict[str, Comparison]) -> None:
+def _show_comparison(
+    console: Console, models: list[ModelScores], names: list[str], comparison: dict[str, Comparison]
+) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    first, second = (escape(m.model) for m in models)
+    first, second = map(escape, names)
     title = f"A = {first} against B = {second}"
     table = Table("", title=title, title_justify="left")
     for column in ("A − B, points", "95 % interval", "A better", "B better", "p"):

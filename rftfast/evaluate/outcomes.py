@@ -9,6 +9,7 @@ from typing import Any
 
 from rftfast.data.manifest import RUN_FILE, read_manifest
 from rftfast.errors import UserError
+from rftfast.evaluate.run_metrics import questions_wanted, read_run_metrics
 from rftfast.select.statistics import KS, VOTES, majority_is_right
 from rftfast.select.union import Pool
 
@@ -22,6 +23,7 @@ class Outcomes:
 
     path: Path
     model: str
+    """As the run was given it: a name or a folder."""
     fingerprint: str
     """Of the model."""
     settings: dict[str, Any]
@@ -35,6 +37,13 @@ class Outcomes:
     majority: dict[int, dict[str, bool]]
     """Of the first so many samples: is their vote right."""
     verdicts: Counter[str]
+    wanted: int | None = None
+    """How many questions the run was to have, where its metrics say."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether questions are missing yet: those that are there are the first, or the quickest, and no fair sample."""
+        return self.wanted is not None and len(self.golds) < self.wanted
 
     @property
     def greedy(self) -> bool:
@@ -84,9 +93,10 @@ def read_outcomes(path: str | Path, vote: str = "value") -> Outcomes:
                 found[question.id] = majority_is_right(candidates[:m], vote, question.answer)
             verdicts.update(c.verdict for c in candidates)
         model = pool.models[0]
+    named = (manifest.get("notes") or {}).get("model")
     return Outcomes(
         path,
-        model,
+        named if isinstance(named, str) and named else model,
         str(manifest["fingerprints"].get("model", "")),
         {name: config.get(name) for name in _SETTINGS},
         int(config.get("seed", 0)),
@@ -95,6 +105,7 @@ def read_outcomes(path: str | Path, vote: str = "value") -> Outcomes:
         right,
         majority,
         verdicts,
+        questions_wanted(read_run_metrics(path)),
     )
 
 

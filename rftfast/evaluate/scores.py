@@ -14,6 +14,9 @@ from rftfast.evaluate.outcomes import Outcomes, read_outcomes
 from rftfast.evaluate.paired import Comparison, compare
 from rftfast.select.statistics import pass_at_k
 
+# Settings that the greedy run and the sampled ones of a model have in common.
+_SHARED = ("prompt", "shots", "max_tokens", "verify")
+
 
 @dataclass(frozen=True)
 class Score:
@@ -66,6 +69,7 @@ class ModelScores:
                     "seed": run.seed,
                     "k": run.k,
                     "questions": len(run.golds),
+                    "finished": not run.unfinished,
                     "verdicts": dict(sorted(run.verdicts.items())),
                 }
                 for run in self.runs
@@ -82,7 +86,7 @@ def score_runs(paths: Sequence[str | Path], vote: str = "value") -> ModelScores:
 
     Raises:
         UserError: what ``read_outcomes`` raises; no run; two greedy runs or two of one seed; runs of different models,
-            settings, questions or k.
+            prompts, settings, questions or k.
     """
     if not paths:
         raise UserError("no run is named; give run directories of one model")
@@ -93,6 +97,12 @@ def score_runs(paths: Sequence[str | Path], vote: str = "value") -> ModelScores:
     sampled = [run for run in runs if not run.greedy]
     if len(greedy) > 1:
         raise UserError(f"{greedy[1].path}: a second greedy run beside {greedy[0].path}; name one")
+    for first, second in [(one, two) for one in greedy for two in sampled[:1]]:
+        other = [name for name in _SHARED if first.settings[name] != second.settings[name]]
+        if other:
+            raise UserError(
+                f"{second.path}: {', '.join(other)} not as in {first.path}; they are no one model's figures"
+            )
     for first, second in pairwise(sampled):
         if first.seed == second.seed:
             raise UserError(f"{second.path}: has seed {second.seed}, as has {first.path}; sample with another --seed")
@@ -112,6 +122,18 @@ def score_runs(paths: Sequence[str | Path], vote: str = "value") -> ModelScores:
     for k in ks:
         scores[f"pass@{k}"] = _pass(sampled, k)
     return ModelScores(runs[0].model, tuple(runs), scores)
+
+
+def short_names(models: Sequence[str]) -> list[str]:
+    """The models' names for tables: of folders the last parts, as many as it takes to tell them apart.
+
+    Two of them at least where the last one is ``model``, as all models are called that the trainers write.
+    """
+    parts = [Path(model).parts or (model,) for model in models]
+    count = 2 if any(each[-1] == "model" for each in parts) else 1
+    while count < max(map(len, parts)) and len({each[-count:] for each in parts}) < len(set(models)):
+        count += 1
+    return ["/".join(each[-count:]) for each in parts]
 
 
 def compare_models(a: ModelScores, b: ModelScores) -> dict[str, Comparison]:

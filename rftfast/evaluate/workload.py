@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from rftfast.data.run_dir import RunDir
 from rftfast.engine.monitor import DrawnPath, Monitor
 from rftfast.errors import UserError
 from rftfast.evaluate.cost import Paths, Rows
+from rftfast.evaluate.run_metrics import read_run_metrics
 from rftfast.models.tokenizer import Tokenizer
 from rftfast.pipeline.early_stop import OnlineVerifier
 from rftfast.verify import Policy
@@ -140,7 +140,7 @@ def from_run(path: str | Path, tokenizer: Tokenizer) -> Workload:
         header=count.header([Question("", s["question"], s["answer"]) for s in config.get("shots") or ()]),
         prompt=_mean(length for length, _ in prompts),
         solution=solution,
-        path=mean_path / (1 - saved) if stopped else mean_path,
+        path=mean_path / (1 - (saved or 0.0)) if stopped else mean_path,
         saved=saved,
         kept=kept / stored,
         kept_prompt=sum(length * n for length, n in prompts) / sum(n for _, n in prompts),
@@ -194,8 +194,8 @@ def stopped_at(text: str, monitor: Monitor) -> int:
     return len(text)
 
 
-def _saved_by_run(path: Path) -> float:
-    """From ``metrics.jsonl``: tokens spared and drawn, of each process the last it wrote."""
+def _saved_by_run(path: Path) -> float | None:
+    """From ``metrics.jsonl``: tokens spared and drawn, of each process the last it wrote. None where it does not say."""
     spared = drawn = 0.0
     last: dict[str, Any] = {}
 
@@ -204,15 +204,14 @@ def _saved_by_run(path: Path) -> float:
         spared += last.get("stop_saved_tokens", 0)
         drawn += last.get("tokens", 0)
 
-    for line in (path / "metrics.jsonl").read_bytes().splitlines():
-        row = json.loads(line)
+    for row in read_run_metrics(path):
         if row.get("event") in ("start", "resume"):
             settle()
             last = {}
         elif "tokens" in row:
             last = row
     settle()
-    return spared / (spared + drawn) if spared else 0.0
+    return spared / (spared + drawn) if drawn else None
 
 
 def _evenly(items: Sequence[Any], most: int) -> Sequence[Any]:

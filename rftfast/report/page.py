@@ -16,6 +16,7 @@ from typing import Any
 from rftfast.data.jsonl import whole_file
 from rftfast.data.records import VERDICTS, Question
 from rftfast.errors import UserError
+from rftfast.evaluate.run_metrics import questions_wanted
 from rftfast.report import figures, tables
 from rftfast.report.data import CURVES, REPORT_FILE, ROLES, CostRow, StudyData, read_study
 from rftfast.report.html import escape
@@ -126,9 +127,7 @@ def _of_runs(views: Sequence[RunView]) -> StudyData:
             told.append(f"{name} {first.config[name]}")
     notices = []
     for view in views:
-        wanted = next(
-            (line["questions"] for line in reversed(view.metrics) if isinstance(line.get("questions"), int)), None
-        )
+        wanted = questions_wanted(view.metrics)
         if wanted is not None and wanted > view.statistics["questions"]:
             notices.append(
                 f"{view.path} is not finished: {view.statistics['questions']:,} of {wanted:,} questions are stored. "

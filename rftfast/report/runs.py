@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from rftfast.data.parts import part_paths
 from rftfast.data.records import Question
 from rftfast.data.run_index import RunIndex
-from rftfast.errors import UserError
+from rftfast.evaluate.run_metrics import read_run_metrics
 from rftfast.negatives.step_rows import StepTotals
 from rftfast.report.questions import QuestionPack, Samples
 from rftfast.report.steps import StepValues, rollouts_of
@@ -104,7 +103,9 @@ def read_runs(
                     packs[i].add(_samples(question, indexes[i], values[i], found, i))
             overlap.add(question, {name: candidates for name, candidates in by_run.items() if candidates})
     views = [
-        RunView(name, str(path), s.report(), c, pack.finish(), index.manifest, _metrics(Path(path)), v and v.totals)
+        RunView(
+            name, str(path), s.report(), c, pack.finish(), index.manifest, read_run_metrics(Path(path)), v and v.totals
+        )
         for name, path, s, c, pack, index, v in zip(
             called, paths, statistics, chances, packs, indexes, values, strict=True
         )
@@ -141,19 +142,3 @@ def _accepted(candidates: Sequence[Candidate], key: str) -> set[str]:
 def _key(index: RunIndex) -> str:
     key = index.manifest["config"].get("select", "reference")
     return key if key in KEYS else "reference"
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl; a run can do without the file, and its last line may be cut short."""
-    file = path / "metrics.jsonl"
-    if not file.is_file():
-        return []
-    lines = []
-    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{file}, line {number}: invalid JSON; remove that line") from error
-        if isinstance(value, dict):
-            lines.append(value)
-    return lines

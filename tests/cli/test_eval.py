@@ -34,7 +34,7 @@ def test_two_models_drawn_then_read_from_their_runs(tmp_path: Path, questions: P
     read = rftfast("eval", out / "m", "--against", out / "m-2", "--json", tmp_path / "e.json")
     assert read.returncode == 0, read.stderr
     assert json.loads((tmp_path / "e.json").read_text()) == drawn
-    for words in ("maj1@1", "95 % interval", "0.0 %", "verdicts on the greedy paths", "A = m against B = m"):
+    for words in ("maj1@1", "95 % interval", "0.0 %", "verdicts on the greedy paths", "A = a/m against B = b/m"):
         assert words in read.stdout, words
 
 
@@ -45,6 +45,16 @@ def test_greedy_alone(tmp_path: Path) -> None:
     assert "50.0 %" in done.stdout
     assert "by seed" not in done.stdout
     assert "pass@" not in done.stdout
+
+
+def test_a_run_that_is_not_finished_is_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", {"q1": ["#### 3"]}, config={**CONFIG, "temperature": 0.0})
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"questions_done": 1, "questions": 3}) + "\n")
+    done = rftfast("eval", run, "--json", tmp_path / "e.json")
+    assert done.returncode == 0, done.stderr
+    assert "is not finished: 1 of 3 questions" in done.stdout
+    assert json.loads((tmp_path / "e.json").read_text())["models"][0]["runs"][0]["finished"] is False
 
 
 def test_reading_runs_loads_no_torch(tmp_path: Path) -> None:

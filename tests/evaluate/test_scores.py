@@ -9,7 +9,7 @@ import pytest
 from rftfast.data.records import Question
 from rftfast.errors import UserError
 from rftfast.evaluate.outcomes import run_folders
-from rftfast.evaluate.scores import compare_models, score_runs
+from rftfast.evaluate.scores import compare_models, score_runs, short_names
 from tests.made_runs import CONFIG, QUESTIONS, make_run
 
 RIGHT = {q.id: q.answer.rsplit("#### ", 1)[1] for q in QUESTIONS}  # 3, 5, 7, …
@@ -121,6 +121,23 @@ def test_runs_that_do_not_go_together(tmp_path: Path) -> None:
         score_runs(greedy)
     with pytest.raises(UserError, match="no run"):
         score_runs([])
+    with pytest.raises(UserError, match="shots not as in"):  # 8-shot answers and zero-shot votes are no one model's
+        score_runs([first, run(tmp_path / "h", {"q1": "r", "q2": "r"}, temperature=0.0, shots=[{"question": "a"}])])
+
+
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        (["runs/rft/model", "runs/sft/model"], ["rft/model", "sft/model"]),
+        (["runs/rft/model"], ["rft/model"]),
+        (["a/m", "b/m"], ["a/m", "b/m"]),
+        (["a/one", "b/two"], ["one", "two"]),
+        (["/x/one", "/x/one"], ["one", "one"]),
+        (["smollm2-135m-instruct"], ["smollm2-135m-instruct"]),
+    ],
+)
+def test_models_are_told_apart_by_as_few_folders_as_it_takes(models: list[str], names: list[str]) -> None:
+    assert short_names(models) == names
 
 
 def test_runs_that_tell_no_accuracy(tmp_path: Path) -> None:

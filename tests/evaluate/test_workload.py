@@ -106,6 +106,18 @@ def test_what_early_stop_spared_is_read(tokenizer: Tokenizer, tmp_path: Path) ->
     assert found.paths().path == pytest.approx(2.5)
 
 
+@pytest.mark.parametrize("metrics", [None, '{"tokens": 4, "stop_saved', '{"event": "start"}\n'])
+def test_a_run_whose_metrics_are_lost_or_cut_short_says_nothing_of_early_stop(
+    tokenizer: Tokenizer, tmp_path: Path, metrics: str | None
+) -> None:
+    run = make_run(tmp_path / "r", {"q1": ["#### 3"]}, config={**CONFIG, "early_stop": True})
+    (run / "metrics.jsonl").unlink()
+    if metrics is not None:
+        (run / "metrics.jsonl").write_text(metrics)
+    found = from_run(run, tokenizer)
+    assert found.saved is None and found.path == 2  # as stored
+
+
 def test_the_paper_s_numbers() -> None:
     assert GSM8K.rft.count == pytest.approx(46.7e3, rel=0.01)  # "~47K" rows
     assert (GSM8K.rft.prompt, GSM8K.rft.completion) == (66, 130)
