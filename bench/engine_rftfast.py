@@ -14,6 +14,8 @@ from bench.job import WARM_UP_TOKENS, Job
 from bench.schema import Measure
 
 PROFILED_STEPS = 24
+SHORT_GAP_US = 10.0
+"""Between two kernels of a graph the device itself takes a microsecond or so; a host that is late leaves longer gaps."""
 
 
 @dataclass
@@ -126,7 +128,7 @@ def _full_steps(clock: _Clock) -> tuple[int | None, float | None, dict[str, floa
 
 def _profile(sampler: Any, job: Job, prompts: list[list[int]], rows: int | None) -> dict[str, Any]:
     """``PROFILED_STEPS`` steps of ``rows`` rows, with no prompts in them, under torch's profiler: for how long the device had
-    nothing to do, and which kernels took most of its time (name, share, times)."""
+    nothing to do, in short gaps and in long ones, and which kernels took most of its time (name, share, times)."""
     from torch.profiler import ProfilerActivity, profile
 
     from rftfast import SamplingParams
@@ -172,14 +174,16 @@ def settled(events: list[tuple[str, float, float]]) -> list[tuple[str, float, fl
 
 
 def device_time(events: list[tuple[str, float, float]]) -> dict[str, Any]:
-    """Of kernels and copies (name, start, end; in one unit of time): the share of the whole in which none ran, and the
-    kernels by time."""
+    """Of kernels and copies (name, start, end; in microseconds): the share of the whole in which none ran, how much of that
+    in gaps of at most ``SHORT_GAP_US``, and the kernels by time."""
     if not events:
-        return {"device_idle_share": None, "kernel_shares": []}
-    busy, reached = 0.0, min(start for _, start, _ in events)
+        return {"device_idle_share": None, "short_gap_share": None, "kernel_shares": []}
+    idle, short, reached = 0.0, 0.0, min(start for _, start, _ in events)
     whole = max(end for _, _, end in events) - reached
     for _, start, end in sorted(events, key=lambda event: event[1]):
-        busy += max(0.0, end - max(start, reached))
+        gap = max(0.0, start - reached)
+        idle += gap
+        short += gap if gap <= SHORT_GAP_US else 0.0
         reached = max(reached, end)
     times: Counter[str] = Counter()
     counts: Counter[str] = Counter()
@@ -188,4 +192,5 @@ def device_time(events: list[tuple[str, float, float]]) -> dict[str, Any]:
         counts[name[:80]] += 1
     total = sum(times.values())
     shares = [(name, time_ / total, counts[name]) for name, time_ in times.most_common(20)]
-    return {"device_idle_share": 1 - busy / whole if whole else None, "kernel_shares": shares}
+    idle_share, short_share = (idle / whole, short / whole) if whole else (None, None)
+    return {"device_idle_share": idle_share, "short_gap_share": short_share, "kernel_shares": shares}

@@ -100,7 +100,10 @@ part kernels 75 "$python" bench/kernels.py --quick --seconds '{limit}' --json "$
 part train 60 "$python" bench/train.py --device cuda --engines rftfast --model shape:llama-3.2-1b --batch 64 --row-tokens 8192 \
   --steps 6 --timeout-s '{limit}' --json "$prefix-train.json"
 part head 20 "$python" bench/head.py --device cuda --vocabulary 128256 --width 2048 --json "$prefix-head.json"
-part tests 90 "$python" -m pytest tests/gpu
+at_once= # most of its time kernels are compiled, on one core each
+"$python" -c 'import xdist' 2>/dev/null && at_once="-n 4"
+# shellcheck disable=SC2086
+part tests 90 "$python" -m pytest $at_once tests/gpu
 sample rivals 75 --engines rftfast,vllm,sglang,transformers-cb,rftfast-noshare \
   --budget-s 20 --model shape:llama-3.2-1b --prompt-tokens 900 --n-prompts 11 --max-tokens 64
 

@@ -37,7 +37,9 @@ def show(results: Sequence[Result]) -> None:
             kernels.show(result.kernels, rates)
     sampled = [result for result in results if result.rows and result.benchmark not in TRAINING]
     if sampled:
-        print(f"{'model':22}{'engine':16}   tokens/s  aim on H200  of bound  step ms  idle")
+        print(
+            f"{'model':22}{'engine':16}   tokens/s  aim on H200  of bound  step ms  idle (in gaps of the device's own)"
+        )
     for result in sampled:
         for row in result.rows:
             _line(result, row)
@@ -69,7 +71,8 @@ def _line(result: Result, row: Row) -> None:
     bound = f"{row.of_roofline:8.1%}" if row.of_roofline is not None else f"{'':8}"
     step = f"{row.step_ms:7.2f}" if row.step_ms is not None else f"{'':7}"
     idle = extra.get("device_idle_share")
-    print(f"{begin} {row.tokens_per_s:10,.0f}{aim}  {bound}  {step}  {'' if idle is None else f'{idle:.1%}'}")
+    gaps = "" if idle is None else f"{idle:.1%} ({extra['short_gap_share']:.1%})"
+    print(f"{begin} {row.tokens_per_s:10,.0f}{aim}  {bound}  {step}  {gaps}")
     for name, share, count in extra.get("kernel_shares", ())[:SHOWN_KERNELS]:
         print(f"{'':22}{share:6.1%} in {count} launches of {name[:80]}")
 

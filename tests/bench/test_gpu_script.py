@@ -130,7 +130,7 @@ def _result(rows=(), kernels=(), figures=None, **settings):
 
 
 def test_the_table(tmp_path, capsys):
-    extra = {"device_idle_share": 0.031, "kernel_shares": [["a kernel", 0.5, 24]]}
+    extra = {"device_idle_share": 0.031, "short_gap_share": 0.012, "kernel_shares": [["a kernel", 0.5, 24]]}
     ours = Row.of("rftfast", [Measure(2.0, 300_000, 3000, step_ms=6.5, extra=extra)])
     theirs = Row("vllm", "skipped", notes=("not installed",))
     _result((ours, theirs), model="shape:llama-3.2-1b").write(tmp_path / "a.json")
@@ -141,7 +141,7 @@ def test_the_table(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "a GPU; torch 2.11" in said
     ours_line = next(line for line in said.splitlines() if " rftfast " in line)
-    assert "150,000" in ours_line and "3.1%" in ours_line and "6.50" in ours_line
+    assert "150,000" in ours_line and "3.1% (1.2%)" in ours_line and "6.50" in ours_line
     assert "50.0% in 24 launches of a kernel" in said and "not installed" in said
     kernel_line = next(line for line in said.splitlines() if "a case" in line)
     assert " 62.5%" in kernel_line and "2.50x  flash decode" in kernel_line  # 2.5 of 4 TB/s

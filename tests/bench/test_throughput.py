@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -259,9 +260,11 @@ def test_the_work_of_a_job_knows_what_its_prompts_share(job):
 def test_time_of_the_device():
     events = [("a", 0.0, 2.0), ("b", 1.0, 3.0), ("a", 5.0, 6.0), ("c", 8.0, 10.0)]
     found = device_time(events)
-    assert found["device_idle_share"] == pytest.approx(4 / 10)
+    assert found["device_idle_share"] == found["short_gap_share"] == pytest.approx(4 / 10)
     assert found["kernel_shares"][0] == ("a", pytest.approx(3 / 7), 2)
     assert device_time([])["device_idle_share"] is None
+    late = device_time([("a", 0.0, 10.0), ("b", 12.0, 20.0), ("a", 70.0, 100.0)])  # one gap is the host's
+    assert late["device_idle_share"] == pytest.approx(0.52) and late["short_gap_share"] == pytest.approx(0.02)
     begun = [("a", 0.0, 1.0), ("a", 24.0, 30.0), ("b", 30.0, 60.0), ("b", 80.0, 100.0)]
     assert settled(begun) == begun[2:] and settled([]) == []
 
@@ -312,6 +315,14 @@ def test_a_time_limit_of_all_runs(job):
     rows, figures = throughput.measure_all(job, ["transformers", "rftfast"], 1, 600, limit_s=1.2)
     assert [row.status for row in rows] == ["error", "error"] and not figures
     assert "its process was ended" in rows[0].notes[0] and "no time was left" in rows[1].notes[0]
+
+
+def test_loading_torch_counts_too(tiny_llama, tmp_path):
+    """Who ends this program counts from its start, and what it found by then would be lost."""
+    out = tmp_path / "out.json"
+    arguments = ["--engines", "rftfast", "--model", str(tiny_llama), "--prompt-tokens", "5", "--json", str(out)]
+    assert throughput.main([*arguments, "--limit-s", "50"], begin=time.perf_counter() - 49.5) == 0
+    assert "no time was left" in Result.read(out).rows[0].notes[0]
 
 
 def test_rates_of_a_gpu_come_first(job, monkeypatch):
