@@ -27,6 +27,7 @@ from rftfast.engine.scheduler import SequenceState, Step
 from rftfast.engine.streams import CudaStreams, Mark, Streams
 from rftfast.engine.tree import PAGE, UNKNOWN, KVTree
 from rftfast.engine.work_list import WorkList, chunk_tiles
+from rftfast.errors import UserError
 from rftfast.models.decoder import Decoder, StepInputs
 from rftfast.ops import KVPool
 from rftfast.ops.attention import WorkPlan
@@ -158,7 +159,13 @@ class GpuRunner:
         self.mixed = [  # in ascending order; room for chunks that leave tiles unfilled
             Mixed(max_running, n, n // shape.tile_rows + n // 16) for n in CHUNK_ROWS if max_running + n <= max_rows
         ]
-        self._warm_up(graphs)
+        try:
+            self._warm_up(graphs)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{device}: no memory is left for the largest steps ({' '.join(str(error).split())[:150]}): "
+                "give less to the keys and values with --kv-memory, or draw fewer paths at once with --max-batch"
+            ) from None
 
     # -- launching ------------------------------------------------------------------------------------------------
 

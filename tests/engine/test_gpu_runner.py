@@ -20,6 +20,7 @@ from rftfast.engine.gpu_runner import GpuRunner, buckets
 from rftfast.engine.memory import Batch, MemoryPlan
 from rftfast.engine.runner import Runner
 from rftfast.engine.stats import StepTimes
+from rftfast.errors import UserError
 from rftfast.models.config import ModelConfig
 from rftfast.models.decoder import Decoder
 from rftfast.models.rope import rope_table
@@ -173,6 +174,16 @@ def test_an_interrupt_leaves_nothing_behind(
             list(sampler.stream(requests()))
     assert_same(paths(sampler.stream(requests())), wanted)
     sampler.tree.check()
+
+
+def test_no_memory_for_the_largest_step_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to\nallocate 3 GiB")
+
+    monkeypatch.setattr(FakeStreams, "capture", full)
+    with pytest.raises(UserError, match="Tried to allocate 3 GiB.*--kv-memory") as raised:
+        make(folder)
+    assert "\n" not in str(raised.value)
 
 
 def test_rows_between_two_graphs_are_few() -> None:
