@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb, sqrt
 from statistics import NormalDist
@@ -56,6 +56,31 @@ def compare(a: Sequence[float], b: Sequence[float], draws: int | None, confidenc
         sum(x < y for x, y in zip(a, b, strict=True)),
         difference(a, b, confidence),
         p,
+    )
+
+
+def compare_runs(
+    runs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], confidence: float = CONFIDENCE
+) -> Comparison:
+    """Several runs of A, each against a run of B; of each run, question -> right (1) or wrong (0).
+
+    The questions are the sample: one that several runs have is one question still, with the sum of its gaps, or else what all
+    runs of a kind find easy would count as if it had been found on so many questions. Of a single run, ``compare``.
+    """
+    gaps: dict[str, list[float]] = {}
+    for a, b in runs:
+        for question in a:
+            if question in b:
+                gaps.setdefault(question, []).append(a[question] - b[question])
+    assert gaps, "no question in common"
+    sums = [round(sum(each)) for each in gaps.values()]
+    means = [sum(each) / len(each) for each in gaps.values()]
+    return Comparison(
+        len(gaps),
+        sum(each > 0 for each in sums),
+        sum(each < 0 for each in sums),
+        difference(means, [0.0] * len(means), confidence),
+        sign_flip(sums),
     )
 
 

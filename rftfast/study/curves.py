@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rftfast.errors import UserError
-from rftfast.evaluate.fits import Line, doublings, fit_line
+from rftfast.evaluate.fits import Line, doublings, fit_line, fit_outcomes
 from rftfast.evaluate.intervals import Interval
 from rftfast.report.data import CURVES, Fit, Point, Series
 from rftfast.study.efficiency import efficiencies
@@ -49,12 +49,31 @@ def _series(curve: str, name: str, placed: list[tuple[Point, Row]], worth: str) 
         points = tuple(replace(point, label=row.group or point.label) for point, row in placed)
     if len(set(xs)) < 3:
         return Series(name, points)
-    # Of accuracies the test questions are drawn anew, of gains the points: a gain is no share.
-    questions = None if curve == "gain" else sum(len(e.right) for e in placed[0][1].evaluations)
     logarithmic = curve in ("fraction", "k")
-    line = fit_line(doublings(xs) if logarithmic else xs, [p.y for p in points], questions)
+    line = _line(curve, doublings(xs) if logarithmic else xs, placed)
     unit = {"loss": "a nat", "gain": "a path"}.get(curve, "a doubling")
     return Series(name, points, Fit(line.slope.value, line.intercept, _caption(line, unit)))
+
+
+def _line(curve: str, xs: Sequence[float], placed: Sequence[tuple[Point, Row]]) -> Line:
+    """Of accuracies the test questions are drawn anew, the same for all points and runs; of gains the points themselves."""
+    ys = [point.y for point, _ in placed]
+    if curve == "gain":
+        return fit_line(xs, ys)
+    right = [_by_question(row) for _, row in placed]
+    shared = [question for question in right[0] if all(question in each for each in right)]
+    if not shared:  # points that were measured on questions of their own
+        return fit_line(xs, ys, min(map(len, right)))
+    return fit_outcomes(xs, [[each[question] for question in shared] for each in right])
+
+
+def _by_question(row: Row) -> dict[str, float]:
+    """Question -> the share of the row's runs that get it right."""
+    found: dict[str, list[float]] = {}
+    for evaluation in row.evaluations:
+        for question, right in evaluation.right.items():
+            found.setdefault(question, []).append(right)
+    return {question: sum(each) / len(each) for question, each in found.items()}
 
 
 def _caption(line: Line, unit: str) -> str:

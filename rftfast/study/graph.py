@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from rftfast import __version__
+from rftfast.data.prompts import TEMPLATES, load_template
 from rftfast.errors import UserError
 from rftfast.study.kinds import FREE, KINDS, Kind, check_options
 from rftfast.study.study_file import StepSpec, StudySpec
+
+# Options that may name a file, whose contents decide what a step makes.
+_FILES = ("prompt", "exemplars")
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,9 @@ def _step(spec: StepSpec, made: dict[str, Step], specs: dict[str, StepSpec], stu
     options = {k: v for k, v in spec.options.items() if k not in kind.inputs and k not in kind.labels}
     labels = {k: v for k, v in spec.options.items() if k in kind.labels}
     deciding = {k: v for k, v in options.items() if k not in FREE}
+    for name in _FILES:
+        if isinstance(deciding.get(name), str):
+            deciding[name] = _named_file(name, deciding[name], f"{study.source}: step {spec.name}: {name}")
     key = _hash({"kind": kind.name, "version": __version__, "options": deciding, "inputs": identity})
     after = tuple(dict.fromkeys(name for names in origins.values() for name in names))
     folder = out / "steps" / f"{spec.name}.{key[:8]}"
@@ -162,6 +169,18 @@ def _outside(value: str, where: str, *, hub: bool) -> str:
     if looks_local or not hub:
         raise UserError(f"{where}: {value} is not there; mend the name, or make the file first")
     return f"name:{value}"
+
+
+def _named_file(name: str, value: str, where: str) -> str:
+    """What identifies the value of an option that may name a file: a built-in template's name, or the file's contents."""
+    if name == "prompt":
+        try:
+            load_template(value)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        if value in TEMPLATES:
+            return value
+    return _outside(value, where, hub=False)
 
 
 def _file_hash(path: Path) -> str:

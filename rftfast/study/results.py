@@ -11,7 +11,7 @@ from typing import Any
 from rftfast.errors import UserError
 from rftfast.evaluate.intervals import Interval, wilson
 from rftfast.evaluate.outcomes import run_folders
-from rftfast.evaluate.paired import Comparison, compare, difference
+from rftfast.evaluate.paired import Comparison, compare_runs
 from rftfast.evaluate.scores import ModelScores, Score, score_runs
 from rftfast.negatives.step_rows import TOTALS_FILE
 from rftfast.study.graph import Step
@@ -58,7 +58,7 @@ class Gain:
     """Accuracy minus the baseline's, as a difference of shares.
 
     ``runs``: one for each pair. ``interval``: over the runs (Student's t) where there are two or more, else over the
-    questions. ``by_question``: all questions of all runs pooled and paired.
+    questions. ``by_question``: all questions, paired, each once however many runs have it.
     """
 
     runs: tuple[float, ...]
@@ -225,13 +225,11 @@ def _gain(row: Mapping[str, Evaluation], basis: Mapping[str, Evaluation]) -> Gai
     pairs = [(found, basis[pair]) for pair, found in row.items() if pair in basis]
     if not pairs:
         return None
-    runs, mine, theirs = [], [], []
+    runs = []
     for a, b in pairs:
         shared = [q for q in a.right if q in b.right]
         if not shared:
             raise UserError(f"{a.step.name} and {b.step.name} have no question in common; evaluate both on one file")
         runs.append(sum(a.right[q] - b.right[q] for q in shared) / len(shared))
-        mine += [a.right[q] for q in shared]
-        theirs += [b.right[q] for q in shared]
-    interval = mean_interval(runs) if len(runs) > 1 else difference(mine, theirs)
-    return Gain(tuple(runs), interval, compare(mine, theirs, 1))
+    by_question = compare_runs([(a.right, b.right) for a, b in pairs])
+    return Gain(tuple(runs), mean_interval(runs) if len(runs) > 1 else by_question.difference, by_question)

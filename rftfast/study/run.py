@@ -99,7 +99,7 @@ class _Runner:
         self.signals = signals
         self.jobs = jobs
         self.say = say
-        self.threads = max(1, (os.cpu_count() or 1) // jobs)
+        self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)  # of a container or a batch job not all are ours
         self.outcome = Outcome()
         self.running: list[_Running] = []
 

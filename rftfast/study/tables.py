@@ -35,7 +35,8 @@ def write_tables(
 
 def markdown(study: StudySpec, rows: Sequence[Row]) -> str:
     """The table, figures in percent and points with 95 % intervals."""
-    k = next((row.k for row in rows if row.k), None)
+    ks = {row.k for row in rows if row.k}
+    k = "k" if len(ks) > 1 else next(iter(ks), None)
     columns = ["", "maj1@1", *([f"maj1@{k}", f"pass@{k}"] if k else [])]
     gains = any(row.gain for row in rows)
     columns += [f"over {study.baseline}, points", "p"] if gains else []
@@ -46,7 +47,8 @@ def markdown(study: StudySpec, rows: Sequence[Row]) -> str:
     for row in rows:
         cells = [f"{row.group}: {row.name}" if row.group else row.name, percent(row.greedy)]
         if k:
-            cells += [percent(row.sampled(kind)) for kind in ("maj1", "pass")]
+            told = f" (k = {row.k})" if row.k and len(ks) > 1 else ""
+            cells += [percent(found) + told if (found := row.sampled(kind)) else "" for kind in ("maj1", "pass")]
         if gains:
             cells += [points(row.gain.interval), _p(row.gain.by_question.p)] if row.gain else ["", ""]
         if paths:
@@ -102,7 +104,10 @@ def _legend(rows: Sequence[Row], gains: bool) -> str:
         else "95 % intervals over the questions (Wilson). "
     )
     if gains:
-        text += "p: all questions of all runs, paired (McNemar's exact test). "
+        text += (
+            "p: exact, paired by question, each question once with the sum of its gaps over the runs (McNemar's test where it is"
+            " in one run). "
+        )
     return text + "runs: maj1@1 of each."
 
 

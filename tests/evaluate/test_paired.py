@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from rftfast.evaluate.paired import compare, difference, mcnemar, sign_flip
+from rftfast.evaluate.paired import compare, compare_runs, difference, mcnemar, sign_flip
 
 
 def table(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[float], list[float]]:
@@ -30,6 +30,25 @@ def test_mcnemar_is_the_sign_test() -> None:
     stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
     for b, c in [(3, 9), (40, 61), (0, 15), (400, 333)]:
         assert mcnemar(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue)
+
+
+def test_a_run_against_a_run_is_mcnemar() -> None:
+    a, b = table(3, 9, 2, 6)
+    names = [f"q{i}" for i in range(len(a))]
+    assert compare_runs([(dict(zip(names, a, strict=True)), dict(zip(names, b, strict=True)))]) == compare(a, b, 1)
+
+
+def test_a_question_in_many_runs_is_one_question() -> None:
+    """Ten copies of a run tell no more than the run; runs on questions of their own do."""
+    a = {"q1": 1.0, "q2": 1.0, "q3": 0.0, "q4": 1.0}
+    b = {"q1": 0.0, "q2": 0.0, "q3": 0.0, "q4": 0.0}
+    one, ten = compare_runs([(a, b)]), compare_runs([(a, b)] * 10)
+    assert one.p == ten.p == 2 / 2**3
+    assert one.difference == ten.difference and ten.questions == 4
+    apart = compare_runs([({f"{r}/{q}": a[q] for q in a}, {f"{r}/{q}": b[q] for q in b}) for r in range(2)])
+    assert apart.questions == 8 and apart.p == 2 / 2**6
+    mixed = compare_runs([(a, b), (b, a), ({"q1": 1.0}, {"q1": 0.0})])
+    assert (mixed.questions, mixed.better, mixed.worse, mixed.p) == (4, 1, 0, 1.0)
 
 
 def test_one_draw_is_mcnemar() -> None:

@@ -117,6 +117,20 @@ def test_keys_follow_the_contents_of_files(tmp_path: Path) -> None:
     assert keys[0][1] != keys[1][1]
 
 
+@pytest.mark.parametrize("option", ["prompt", "exemplars"])
+def test_keys_follow_the_contents_of_templates_and_examples(tmp_path: Path, option: str) -> None:
+    file = tmp_path / "given.txt"
+    text = f"title: t\nsteps: {{a: {{kind: sample, model: m, questions: q, {option}: {file}}}}}\n"
+    keys = []
+    for words in ("Q: {question}", "Ask: {question}", "Q: {question}"):
+        file.write_text(words)
+        keys.append(graph_of(tmp_path, text)["a"].key)
+    assert keys[0] == keys[2] != keys[1]
+    file.unlink()
+    with pytest.raises(UserError, match=f"step a: {option}: .*given.txt"):
+        graph_of(tmp_path, text)
+
+
 def step(body: str) -> str:
     return f"title: t\nsteps:\n  w: {{kind: world}}\n  a: {{{body}}}\n"
 

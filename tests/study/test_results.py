@@ -9,8 +9,9 @@ import pytest
 
 from rftfast.data.records import Question
 from rftfast.errors import UserError
+from rftfast.evaluate.fits import doublings, fit_outcomes
 from rftfast.report.data import Point, read_study
-from rftfast.study.curves import _series
+from rftfast.study.curves import _series, curves
 from rftfast.study.graph import Step, build_graph
 from rftfast.study.results import Row, collect
 from rftfast.study.run import statuses
@@ -90,9 +91,10 @@ def test_means_and_gains_over_seeds(made: tuple[StudySpec, dict[str, Step], Path
     assert gain is not None
     assert gain.runs == pytest.approx((0.15, 0.2, 0.2))
     assert gain.interval.value == pytest.approx(0.55 / 3)
-    assert gain.by_question.questions == 60
-    assert (gain.by_question.better, gain.by_question.worse) == (11, 0)
-    assert gain.by_question.p == pytest.approx(2 / 2**11)
+    # The seeds have one test set, so 11 answers of 60 are the gains of 6 questions of 20.
+    assert gain.by_question.questions == 20
+    assert (gain.by_question.better, gain.by_question.worse) == (6, 0)
+    assert gain.by_question.p == pytest.approx(2 / 2**6)
     assert rows["RFT, k = 3"].data_mean("rows") == 50
     assert rows["RFT, k = 3"].data_mean("sampled") == 1.5
     assert rows["SFT"].data_mean("rows") == 20
@@ -108,6 +110,34 @@ def test_one_seed_has_intervals_over_questions(made: tuple[StudySpec, dict[str, 
     gain = rows["RFT, k = 9"].gain
     assert gain is not None
     assert gain.interval == gain.by_question.difference
+
+
+def test_a_line_s_interval_is_over_the_questions_once(
+    made: tuple[StudySpec, dict[str, Step], Path], tmp_path: Path
+) -> None:
+    """Ten seeds on one test set leave its questions what they are: the interval does not shrink with them."""
+    rows = rows_of(made)
+    (series,) = curves(made[0], list(rows.values()))["k"]
+    right = [[sum(i < r for r in RIGHT[k]) / 3 for i in range(20)] for k in (1, 3, 9)]
+    expected = fit_outcomes(doublings([1, 3, 9]), right).slope
+    assert series.fit is not None
+    assert f"({100 * expected.low:+.2f} to {100 * expected.high:+.2f}) points a doubling" in series.fit.text
+
+
+def test_columns_of_evaluations_with_different_k_say_so(made: tuple[StudySpec, dict[str, Step], Path]) -> None:
+    study, graph, _ = made
+    for k, seed in [(3, 1), (2, 9)]:
+        name = "eval-sft-0" if seed == 1 else "eval-0-9"
+        config = CONFIG | {"temperature": 0.7, "seed": 0, "k": k}
+        paths = {q.id: [q.answer] * k for q in QUESTIONS}
+        model = "sft" if seed == 1 else "rft"
+        make_run(
+            graph[name].folder / "samples" / "model" / "seed-0", paths, model=model, questions=QUESTIONS, config=config
+        )
+    one = {name: step for name, step in graph.items() if step.values.get("seed") == 0}
+    text = markdown(study, collect(one, statuses(graph), study.baseline))
+    assert "| maj1@k | pass@k |" in text
+    assert text.count("(k = 3)") == 2 and text.count("(k = 2)") == 2
 
 
 def test_what_is_written(made: tuple[StudySpec, dict[str, Step], Path]) -> None:
