@@ -181,7 +181,7 @@ def test_no_memory_for_the_largest_step_is_one_line(folder: Path, monkeypatch: p
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to\nallocate 3 GiB")
 
     monkeypatch.setattr(FakeStreams, "capture", full)
-    with pytest.raises(UserError, match="Tried to allocate 3 GiB.*--kv-memory") as raised:
+    with pytest.raises(UserError, match=r"Tried to allocate 3 GiB.*--kv-memory") as raised:
         make(folder)
     assert "\n" not in str(raised.value)
 
