@@ -82,7 +82,10 @@ def open_world(config: TrainConfig) -> Iterator[World]:
     launched = all(name in os.environ for name in _TORCHRUN)
     size, local_size = (int(os.environ[n]) if launched else 1 for n in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // local_size))
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )  # macOS cannot tell
+    torch.set_num_threads(config.threads or max(1, cores // local_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:

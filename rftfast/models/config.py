@@ -72,7 +72,7 @@ class ModelConfig:
     sliding_window: int | None = None
     """The window as the file gives it, if any layer uses it; ``max_positions`` is already capped by it."""
     notes: tuple[str, ...] = ()
-    """What was changed on reading, one line each, for the log."""
+    """What was changed on reading or is missing, one line each, for the log."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -141,11 +141,18 @@ class ModelConfig:
         layers = whole("num_hidden_layers")
         theta, scaling = _rope(fields, longest, source)
         window = _window(fields, family, layers, source)
-        notes: tuple[str, ...] = ()
+        notes = []
         positions = longest
         if window is not None and window < longest:
             positions = window
-            notes = (f"attention window of {window} tokens: sequences are limited to it (the model allows {longest})",)
+            notes.append(
+                f"attention window of {window} tokens: sequences are limited to it (the model allows {longest})"
+            )
+        eos_ids = _eos_ids(generation or {}, fields, source)
+        if not eos_ids:
+            notes.append(
+                f"{source} names no end token (eos_token_id), so paths end at a stop string or --max-tokens alone"
+            )
         attention_bias = bool(fields.get("attention_bias", False))
         return cls(
             family=family,
@@ -164,10 +171,10 @@ class ModelConfig:
             qkv_bias=family == "qwen2" or (family in ("llama", "qwen3") and attention_bias),
             o_bias=family in ("llama", "qwen3") and attention_bias,
             qk_norm=family == "qwen3",
-            eos_ids=_eos_ids(generation or {}, fields, source),
+            eos_ids=eos_ids,
             bos_id=_first_id(generation or {}, fields, "bos_token_id", source),
             sliding_window=window,
-            notes=notes,
+            notes=tuple(notes),
         )
 
 

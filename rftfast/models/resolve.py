@@ -16,6 +16,8 @@ __all__ = ["NamedModel", "cache_folder", "fingerprint", "list_named", "pull", "r
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+# Subfolders and Mistral's own format hold the weights a second time.
+_UNWANTED = ["*/*", "consolidated*.safetensors"]
 _BLOCKS, _BLOCK_BYTES = 16, 1 << 16
 
 
@@ -100,8 +102,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
     at = f" at revision {revision!r}" if revision else ""
     try:
-        # Nothing from subfolders: some repositories keep the weights a second time in there.
-        folder = snapshot_download(name, revision=revision, allow_patterns=_WANTED, ignore_patterns=["*/*"])
+        folder = snapshot_download(name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
     except hub.GatedRepoError:
         raise UserError(f"model {name!r}: is gated; accept its terms on its page, then run: hf auth login") from None
     except hub.RevisionNotFoundError:

@@ -99,7 +99,9 @@ class _Runner:
         self.signals = signals
         self.jobs = jobs
         self.say = say
-        self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)  # of a container or a batch job not all are ours
+        # In a container or a batch job not all cores of the machine are ours.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = max(1, cores // jobs)
         self.outcome = Outcome()
         self.running: list[_Running] = []
 

@@ -123,7 +123,7 @@ def test_scaled_ropes_differ_from_the_plain_one():
 def test_a_window_shorter_than_the_context_caps_it(raw, window, positions):
     config = ModelConfig.from_dict({**SIZES, **raw})
     assert (config.sliding_window, config.max_positions) == (window, positions)
-    assert bool(config.notes) == (positions == 64)
+    assert any("attention window" in note for note in config.notes) == (positions == 64)
 
 
 def test_end_tokens_come_from_both_files(tmp_path):
@@ -132,6 +132,13 @@ def test_end_tokens_come_from_both_files(tmp_path):
     assert ModelConfig.from_folder(tmp_path).eos_ids == (9, 11, 7)
     (tmp_path / "generation_config.json").unlink()
     assert ModelConfig.from_folder(tmp_path).eos_ids == (7, 9)
+
+
+def test_a_model_that_names_no_end_token_says_so():
+    """As some folders do whose tokenizer alone knows it: paths would run to the last token allowed, without a word."""
+    for ends in ({"eos_token_id": None}, {"eos_token_id": -1}, {"eos_token_id": []}):
+        assert any("eos_token_id" in note for note in ModelConfig.from_dict({**LLAMA, **ends}).notes)
+    assert ModelConfig.from_dict({**LLAMA, "eos_token_id": None}, {"eos_token_id": 7}).notes == ()
 
 
 def test_model_type_alone_is_enough():

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,6 +91,13 @@ def test_the_hub_is_asked_for_safe_files_only(saved, monkeypatch, tmp_path):
         assert not any(Path(file).match(pattern) for pattern in options["allow_patterns"])
     for file in ("config.json", "model-00001-of-00002.safetensors", "tokenizer.model", "chat_template.jinja"):
         assert any(Path(file).match(pattern) for pattern in options["allow_patterns"])
+        assert not any(fnmatch(file, pattern) for pattern in options["ignore_patterns"])
+    for file in (
+        "original/model.safetensors",
+        "consolidated.safetensors",
+        "consolidated.00.safetensors",
+    ):  # once is enough
+        assert any(fnmatch(file, pattern) for pattern in options["ignore_patterns"])
 
 
 def test_hub_failures_are_one_clear_line(monkeypatch, tmp_path):
