@@ -205,9 +205,9 @@ def test_devices_that_are_not_there(tmp_path):
     assert torch.get_num_threads() == threads
 
 
-def test_where_a_system_cannot_tell_its_cores_apart_all_of_them_work(job, monkeypatch):
+def test_where_a_system_cannot_tell_its_cores_apart_all_of_them_work(tmp_path, monkeypatch):
     """macOS has no sched_getaffinity."""
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    with open_world(dataclasses.replace(job.config, threads=None)):
+    with open_world(config(tmp_path, threads=None)):
         assert torch.get_num_threads() == 3
