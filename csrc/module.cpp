@@ -24,7 +24,7 @@ T* ptr(uintptr_t address) {
 
 std::vector<std::string> isa_names() {
   std::vector<std::string> names;
-  for (const char* name : {"avx512_bf16", "avx512", "avx2", "portable"})
+  for (const char* name : {"amx", "avx512_bf16", "avx512", "avx2", "portable"})
     if (kernels(name)) names.emplace_back(name);
   return names;
 }

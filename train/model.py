@@ -152,10 +152,7 @@ def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     """``auto``: bf16 on GPUs and on CPUs that multiply it natively, else float32."""
     if config.dtype != "auto":
         return {"bf16": torch.bfloat16, "float32": torch.float32}[config.dtype]
-    if device.type != "cpu":
-        return torch.bfloat16
-    has_bf16 = native.available() is None and native.load().isa() == "avx512_bf16"
-    return torch.bfloat16 if has_bf16 else torch.float32
+    return torch.bfloat16 if device.type != "cpu" or native.multiplies_bf16() else torch.float32
 
 
 def _probe(base: Base) -> Batch:

@@ -7,19 +7,22 @@
 // divided into segments: sharing on or off, chunked prefill or not, any batch.
 //
 // Work items are (tile of rows, kv head). In an item, the query heads of a group and the rows of a segment stand
-// together as "row-heads", taken kBatch at a time, so that a page of keys read once serves kBatch dot products.
+// together as "row-heads". Here their products are done on the lanes of vectors, kBatch row-heads at a time, so that a page
+// of keys read once serves kBatch dot products; attention_tiles.h does them on matrix tiles, where the machine has them.
 #pragma once
+#include <type_traits>
+#include <vector>
+
+#include "attention_tiles.h"
 #include "kernels.h"
+#include "online_softmax.h"
 #include "parallel.h"
 #include "vec.h"
 
 namespace rft {
 namespace RFT_ISA {
 
-constexpr int kBatch = 8;               // row-heads that share a read of a page
-constexpr float kSlack = 8.0f;          // in powers of two
-constexpr float kMasked = -2.0e30f;       // score of a key beyond the row's end
-constexpr float kNoReference = -1.0e30f;  // before the first page; below any real score, above kMasked
+constexpr int kBatch = 8;  // row-heads that share a read of a page
 
 // One operand pair (bf16) or element (float) of a query, broadcast against sixteen keys, or of the probabilities
 // against sixteen output channels.
@@ -50,13 +53,6 @@ template <> struct Dot<bf16> {
     return fma(b, splat(to_float(two[1])), acc);
 #endif
   }
-};
-
-// Running state of the row-heads of an item: reference, lane sums, unnormalised output.
-struct AttentionState {
-  float* reference;  // [n]
-  float* sum;        // [n,16]
-  float* output;     // [n,D]
 };
 
 // output[i] += P V over G pages, for N row-heads and DV * 16 channels held in registers meanwhile.
@@ -92,10 +88,6 @@ RFT_INLINE void attend_values_all(const T* const* values, const T (*p)[G][kPage]
   }
 }
 
-RFT_INLINE void scale_by(float* x, int64_t n, f32x16 factor) {
-  for (int64_t v = 0; v < n; v += kLanes) store(x + v, load(x + v) * factor);
-}
-
 // N row-heads x G neighbouring pages from `page` on. The pages' scores are computed together; everything that has an
 // order (reference, sum, output) goes page by page.
 template <class T, int N, int G>
@@ -103,7 +95,6 @@ RFT_INLINE void attend_block(const T* const* q, const int32_t* len, float* const
                              float* const* output, const T* pool, int64_t page_stride, const int32_t* table,
                              int64_t page, int64_t d, float scale, bool ragged) {
   constexpr int64_t w = Dot<T>::w;
-  static const float kLaneIndex[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const T *keys[G], *values[G];
   for (int g = 0; g < G; ++g) {
     keys[g] = pool + int64_t(table[page + g]) * page_stride;
@@ -117,41 +108,16 @@ RFT_INLINE void attend_block(const T* const* q, const int32_t* len, float* const
       for (int g = 0; g < G; ++g) s[i][g] = Dot<T>::step(s[i][g], keys[g] + k * kPage * w, q[i] + k * w);
 
   alignas(64) T p[N][G][kPage];
-  bool moved_at[G] = {};  // whether page g moved anyone's reference
-  bool moved[N][G] = {};
+  unsigned moved[N], any = 0;
   f32x16 factors[N][G];
-  const f32x16 scales = splat(scale);
   for (int i = 0; i < N; ++i) {
-    float top = *reference[i];
-    f32x16 total = load(sum[i]);
-    for (int g = 0; g < G; ++g) {
-      const float seen = float(len[i] - (page + g) * kPage);  // keys of the page that the row may see, if positive
-      f32x16 above = fma(s[i][g], scales, splat(-top));  // the score above the reference
-      if (ragged) above = load(kLaneIndex) < splat(seen) ? above : splat(kMasked);
-      if (__builtin_expect(any_greater(above, splat(kSlack)), 0)) {
-        f32x16 score = s[i][g] * scales;
-        if (ragged) score = load(kLaneIndex) < splat(seen) ? score : splat(kMasked);
-        const float higher = reduce_max(score);
-        factors[i][g] = exp2(splat(top - higher));
-        top = higher;
-        total *= factors[i][g];
-        moved[i][g] = moved_at[g] = true;
-        above = fma(s[i][g], scales, splat(-top));
-        if (ragged) above = load(kLaneIndex) < splat(seen) ? above : splat(kMasked);
-      }
-      const f32x16 e = exp2(above);
-      total += e;
-      store(p[i][g], e);
-    }
-    *reference[i] = top;
-    store(sum[i], total);
+    moved[i] = weigh<T, G>(s[i], len[i] - page * kPage, scale, ragged, reference[i], sum[i], p[i][0], kPage, factors[i]);
+    any |= moved[i];
   }
 
-  bool later = false;  // a reference moved after the block's first page: outputs must be rescaled in between
-  for (int g = 1; g < G; ++g) later |= moved_at[g];
-  if (moved_at[0])
-    for (int i = 0; i < N; ++i)
-      if (moved[i][0]) scale_by(output[i], d, factors[i][0]);
+  for (int i = 0; i < N; ++i)
+    if (moved[i] & 1) scale_by(output[i], d, factors[i][0]);
+  const bool later = any > 1;  // a reference moved after the block's first page: outputs must be rescaled in between
   if (!later) {
     constexpr int kTogether = N % 4 == 0 ? 4 : N;
     for (int i = 0; i < N; i += kTogether) attend_values_all<T, kTogether, G>(values, p + i, output + i, d);
@@ -159,7 +125,7 @@ RFT_INLINE void attend_block(const T* const* q, const int32_t* len, float* const
   }
   for (int g = 0; g < G; ++g) {
     for (int i = 0; i < N; ++i) {
-      if (g > 0 && moved[i][g]) scale_by(output[i], d, factors[i][g]);
+      if (g > 0 && moved[i] >> g & 1) scale_by(output[i], d, factors[i][g]);
       alignas(64) T one[1][1][kPage];
       std::memcpy(one, p[i][g], sizeof(one));
       attend_values_all<T, 1, 1>(values + g, one, output + i, d);
@@ -193,53 +159,92 @@ RFT_INLINE void attend_pages(const T* const* q, const int32_t* len, float* const
                           shortest < (page + 1) * kPage);
 }
 
+// All `count` row-heads of a segment x pages [page0, page1) of `table`. q: [count,D]; seen[i]: keys that row-head i may see;
+// it goes on to its own last page if that comes before page1.
 template <class T>
-void attention_item(const AttentionArgs& a, const int32_t* tile, int64_t kv_head, AttentionState state) {
+void attend_on_lanes(const T* q, const int32_t* seen, int64_t count, AttentionState state, const T* pool,
+                     int64_t page_stride, const int32_t* table, int64_t page0, int64_t page1, int64_t d, float scale) {
+  for (int64_t first = 0; first < count; first += kBatch) {
+    const int batch = int(count - first < kBatch ? count - first : kBatch);
+    const T* q_of[kBatch];
+    float *reference[kBatch], *sum[kBatch], *output[kBatch];
+    int32_t longest = 0;
+    for (int i = 0; i < batch; ++i) {
+      const int64_t at = first + i;
+      longest = seen[at] > longest ? seen[at] : longest;
+      q_of[i] = q + at * d;
+      reference[i] = state.reference + at;
+      sum[i] = state.sum + at * kLanes;
+      output[i] = state.output + at * d;
+    }
+    const int64_t own = (longest + kPage - 1) / kPage, end = own < page1 ? own : page1;
+#define RFT_ATTEND(N)                                                                                                \
+  attend_pages<T, N>(q_of + i, seen + first + i, reference + i, sum + i, output + i, pool, page_stride, table, page0, \
+                     end, d, scale)
+    int i = 0;
+    if (batch == kBatch) {
+      RFT_ATTEND(kBatch);
+      continue;
+    }
+    for (; i + 4 <= batch; i += 4) RFT_ATTEND(4);
+    if (batch - i == 3) RFT_ATTEND(3);
+    else if (batch - i == 2) RFT_ATTEND(2);
+    else if (batch - i == 1) RFT_ATTEND(1);
+#undef RFT_ATTEND
+  }
+}
+
+// What a thread needs for the n row-heads of an item, in memory that it keeps from one to the next.
+template <class T>
+struct Scratch {
+  AttentionState state;
+  T* q;           // [n,D]
+  int32_t* seen;  // [n] keys that each may see
+
+  static Scratch of_thread(int64_t n, int64_t d) {
+    thread_local std::vector<f32x16> memory;  // grows to the largest item seen
+    n = (n + kLanes - 1) / kLanes * kLanes;   // so that each part begins at a cache line
+    const size_t size = size_t(n * (2 + kLanes + 2 * d) / kLanes);
+    if (memory.size() < size) memory.resize(size);
+    float* at = reinterpret_cast<float*>(memory.data());
+    return {{at, at + 2 * n, at + 2 * n + n * kLanes},
+            reinterpret_cast<T*>(at + n * (2 + kLanes + d)),
+            reinterpret_cast<int32_t*>(at + n)};
+  }
+};
+
+template <class T>
+void attention_item(const AttentionArgs& a, const int32_t* tile, int64_t kv_head) {
   const int64_t d = a.head_dim, group = a.heads / a.kv_heads, row0 = tile[0];
   const int64_t page_stride = a.kv_heads * 2 * kPage * d;
   const T* pool = static_cast<const T*>(a.pool) + kv_head * 2 * kPage * d;
   const int64_t n = (tile[1] - row0) * group;
-  for (int64_t i = 0; i < n; ++i) state.reference[i] = kNoReference;
+  const auto [state, q, seen] = Scratch<T>::of_thread(n, d);
   std::memset(state.sum, 0, sizeof(float) * n * kLanes);
   std::memset(state.output, 0, sizeof(float) * n * d);
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t row = row0 + i / group, head = kv_head * group + i % group;
+    state.reference[i] = kNoReference;
+    seen[i] = a.lens[row];
+    std::memcpy(q + i * d, static_cast<const T*>(a.q) + row * a.q_stride + head * d, sizeof(T) * d);
+  }
+  auto* attend = attend_on_lanes<T>;
+#ifdef __AMX_BF16__
+  if constexpr (std::is_same_v<T, bf16>)
+    if (d % kTileChannels == 0) attend = attend_on_tiles;
+#endif
   const float scale = a.scale * 1.44269504f;
-
   for (int64_t seg = tile[2]; seg < tile[3]; ++seg) {
     const int32_t* s = a.segments + seg * 4;
-    const int64_t count = (s[1] - s[0]) * group;
-    const int32_t* table = a.tables + int64_t(a.row_table[s[0]]) * a.table_stride;
-    for (int64_t first = 0; first < count; first += kBatch) {
-      const int batch = int(count - first < kBatch ? count - first : kBatch);
-      const T* q[kBatch];
-      int32_t len[kBatch];
-      float *reference[kBatch], *sum[kBatch], *output[kBatch];
-      int32_t longest = 0;
-      for (int i = 0; i < batch; ++i) {
-        const int64_t row = s[0] + (first + i) / group, head = kv_head * group + (first + i) % group;
-        const int64_t at = (row - row0) * group + (first + i) % group;
-        q[i] = static_cast<const T*>(a.q) + row * a.q_stride + head * d;
-        len[i] = a.lens[row];
-        longest = len[i] > longest ? len[i] : longest;
-        reference[i] = state.reference + at;
-        sum[i] = state.sum + at * kLanes;
-        output[i] = state.output + at * d;
+    const int64_t at = (s[0] - row0) * group, count = (s[1] - s[0]) * group;
+    int64_t page1 = s[3];
+    if (page1 < 0)
+      for (int64_t row = s[0]; row < s[1]; ++row) {
+        const int64_t own = (a.lens[row] + kPage - 1) / kPage;
+        page1 = own > page1 ? own : page1;
       }
-      int64_t page1 = (longest + kPage - 1) / kPage;
-      if (s[3] >= 0 && s[3] < page1) page1 = s[3];
-#define RFT_ATTEND(N)                                                                                           \
-  attend_pages<T, N>(q + i, len + i, reference + i, sum + i, output + i, pool, page_stride, table, s[2], page1, d, \
-                     scale)
-      int i = 0;
-      if (batch == kBatch) {
-        RFT_ATTEND(kBatch);
-        continue;
-      }
-      for (; i + 4 <= batch; i += 4) RFT_ATTEND(4);
-      if (batch - i == 3) RFT_ATTEND(3);
-      else if (batch - i == 2) RFT_ATTEND(2);
-      else if (batch - i == 1) RFT_ATTEND(1);
-#undef RFT_ATTEND
-    }
+    attend(q + at * d, seen + at, count, {state.reference + at, state.sum + at * kLanes, state.output + at * d}, pool,
+           page_stride, a.tables + int64_t(a.row_table[s[0]]) * a.table_stride, s[2], page1, d, scale);
   }
   T* out = static_cast<T*>(a.out);
   for (int64_t i = 0; i < n; ++i) {
@@ -251,21 +256,8 @@ void attention_item(const AttentionArgs& a, const int32_t* tile, int64_t kv_head
 
 template <class T>
 void attention_t(const AttentionArgs& a) {
-  int64_t most = 0;
-  for (int64_t t = 0; t < a.n_tiles; ++t) {
-    const int64_t rows = a.tiles[t * 4 + 1] - a.tiles[t * 4];
-    most = rows > most ? rows : most;
-  }
-  const int64_t n = most * (a.heads / a.kv_heads), per_row = 1 + kLanes + a.head_dim;
   parallel_for(a.n_tiles * a.kv_heads, [&](int64_t item) {
-    thread_local float* scratch = nullptr;  // grows to the largest tile seen, lives as long as its thread
-    thread_local int64_t capacity = 0;
-    if (capacity < n * per_row) {
-      delete[] scratch;
-      scratch = new float[capacity = n * per_row];
-    }
-    AttentionState state{scratch, scratch + n, scratch + n * (1 + kLanes)};
-    attention_item<T>(a, a.tiles + item / a.kv_heads * 4, item % a.kv_heads, state);
+    attention_item<T>(a, a.tiles + item / a.kv_heads * 4, item % a.kv_heads);
   });
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "parallel.h"
+#include "tile_configuration.h"
 
 #ifdef RFT_TILES
 #include <immintrin.h>
@@ -30,19 +31,10 @@ void pack_tiles(const uint16_t* weight, uint16_t* packed, int64_t outputs, int64
 namespace {
 
 // Tiles 0 to 3 are sums (two by two), 4 and 5 rows of x, 6 and 7 weights.
-struct alignas(64) Configuration {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-Configuration configuration(int rows_a, int rows_b) {
-  Configuration c;
+TileConfiguration configuration(int rows_a, int rows_b) {
+  TileConfiguration c;
   const int rows[8] = {rows_a, rows_a, rows_b, rows_b, rows_a, rows_b, 16, 16};
-  for (int tile = 0; tile < 8; ++tile) {
-    c.rows[tile] = uint8_t(rows[tile]);
-    c.bytes[tile] = 64;
-  }
+  for (int tile = 0; tile < 8; ++tile) c.set(tile, rows[tile], 64);
   return c;
 }
 
@@ -79,7 +71,7 @@ void panel_product(const Product& p, int64_t panel) {
   const uint16_t* left = p.packed + panel * kPanelOutputs * p.channels;
   const uint16_t* right = left + 16 * p.channels;
   const size_t stride = size_t(p.x_stride) * sizeof(uint16_t);
-  const Configuration full = configuration(16, 16);
+  const TileConfiguration full = configuration(16, 16);
   alignas(64) float sums[4][256];
   int loaded = -1;  // rows the tiles are configured for
   for (int64_t row = 0; row < p.rows; row += 2 * kTileRows) {
@@ -89,7 +81,7 @@ void panel_product(const Product& p, int64_t panel) {
       if (rows == 2 * kTileRows) {
         _tile_loadconfig(&full);
       } else {
-        const Configuration last = configuration(rows_a, rows_b ? rows_b : 16);
+        const TileConfiguration last = configuration(rows_a, rows_b ? rows_b : 16);
         _tile_loadconfig(&last);
       }
       loaded = rows;

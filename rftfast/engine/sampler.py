@@ -380,8 +380,8 @@ class Sampler:
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """``auto``: bf16 on GPUs and on CPUs that multiply it natively, else float32."""
     if dtype == "auto":
-        native_bf16 = operations.native.available() is None and operations.native.load().isa() == "avx512_bf16"
-        return torch.bfloat16 if device.type != "cpu" or native_bf16 else torch.float32
+        fast = device.type != "cpu" or operations.native.multiplies_bf16()
+        return torch.bfloat16 if fast else torch.float32
     if dtype not in _DTYPES:
         raise UserError(f"unknown dtype '{dtype}': choose auto, bf16 or float32")
     return _DTYPES[dtype]

@@ -61,6 +61,11 @@ def available() -> str | None:
     return None
 
 
+def multiplies_bf16() -> bool:
+    """Whether the kernels run on bfloat16 instructions here: then it is faster than float32."""
+    return available() is None and load().isa() in ("amx", "avx512_bf16")
+
+
 def openmp_library() -> str | None:
     """File name of the OpenMP runtime whose threads the kernels use (for ``rftfast doctor``)."""
     found = _openmp_symbols()

@@ -15,7 +15,7 @@ needs_native = pytest.mark.skipif(native.available() is not None, reason=str(nat
 def test_instruction_sets_stand_best_first():
     library = native.load()
     names = library.isa_names()
-    assert names == [n for n in ("avx512_bf16", "avx512", "avx2", "portable") if n in names]
+    assert names == [n for n in ("amx", "avx512_bf16", "avx512", "avx2", "portable") if n in names]
     assert names[-1] == "portable"  # runs anywhere
     assert library.isa() == names[0]
 

@@ -141,8 +141,7 @@ def test_a_tensor_too_many_is_said(tmp_path, caplog):
 
 def test_compute_dtypes(tmp_path):
     plain = dataclasses.replace(config(tmp_path), dtype="auto")
-    native_bf16 = native.available() is None and native.load().isa() == "avx512_bf16"
-    assert compute_dtype(plain, torch.device("cpu")) == (torch.bfloat16 if native_bf16 else torch.float32)
+    assert compute_dtype(plain, torch.device("cpu")) == (torch.bfloat16 if native.multiplies_bf16() else torch.float32)
     assert compute_dtype(plain, torch.device("cuda")) == torch.bfloat16
     assert compute_dtype(dataclasses.replace(plain, dtype="bf16"), torch.device("cpu")) == torch.bfloat16
     assert compute_dtype(dataclasses.replace(plain, dtype="float32"), torch.device("cuda")) == torch.float32
