@@ -21,7 +21,7 @@ from rftfast.train import job
 from rftfast.train.config import RftConfig, TrainConfig
 from rftfast.train.documents import Document, documents
 from rftfast.train.examples import Example, check_writable, example_of, filled, named_apart, stored_template
-from rftfast.train.job import Job, check_fits, check_folder, short_enough, told_template
+from rftfast.train.job import Job, check_fits, check_folder, short_enough, told_template, validation_documents
 from rftfast.train.model import open_base
 from rftfast.train.preference_steps import Span, spans_of, weighted
 
@@ -71,10 +71,11 @@ def prepare(config: TrainConfig, method: str) -> Job:
     short: Sequence[Document] = short_enough(found, config)
     check_fits(short, base, config)
     stored = None if template is None else replace(template, shots=0, stop=())
-    notes = [_counted(responses, kept)]
+    held_out, told = validation_documents(config, base, template, short)
+    notes = [_counted(responses, kept), *told]
     if template is None:
         notes.append("how the prompts were made is not known, so no template is stored with the model (--prompt)")
-    return Job(config, method, base, stored, tuple(short), tuple(notes))
+    return Job(config, method, base, stored, tuple(short), tuple(notes), held_out)
 
 
 def steps_file(data: str) -> Path:

@@ -138,8 +138,26 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class RftConfig(TrainConfig):
-    """The trainer's options and the one of its own that rejection-sampling fine-tuning has."""
+class SupervisedConfig(TrainConfig):
+    """The trainer's options and those of supervised training."""
+
+    validation: str | None = None
+    """Examples that are not trained on, in any form that --data takes: their loss is measured while the model learns."""
+    validate_every: int | None = None
+    """Steps between validations. Default: at the end of each epoch. The last step is always followed by one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self, "validate_every", lambda v: v is None or v >= 1, "must be 1 or more")
+        if self.validate_every is not None and self.validation is None:
+            raise UserError(
+                "--validate-every says when, and nothing is there to measure; name a file with --validation"
+            )
+
+
+@dataclass(frozen=True)
+class RftConfig(SupervisedConfig):
+    """The options of supervised training and the one of its own that rejection-sampling fine-tuning has."""
 
     step_advantages: bool = False
     """Learn from right and wrong responses alike, but only the steps that raised the chance of the right answer (advantage
@@ -149,7 +167,17 @@ class RftConfig(TrainConfig):
 # What may differ when a run goes on: where it runs, how it is watched, and names of what is compared by its content.
 _CONTENT = ("model", "data", "prompt", "limit", "drop_long")
 _PLACE = ("device", "dtype", "threads", "shard", "gather", "reduce_each_row", "cpu_offload", "recompute", "compile")
-_WATCH = ("out", "checkpoint_every", "keep", "export_dtype", "tensorboard", "wandb", "dry_run")
+_WATCH = (
+    "out",
+    "checkpoint_every",
+    "keep",
+    "export_dtype",
+    "tensorboard",
+    "wandb",
+    "dry_run",
+    "validation",
+    "validate_every",
+)
 _FREE = frozenset((*_CONTENT, *_PLACE, *_WATCH, "row_tokens"))
 
 

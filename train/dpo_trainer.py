@@ -133,7 +133,7 @@ class PreferenceTrainer(Trainer):
 
                 on_main(world, keep)
                 values.update(new)
-            self.rows.abandon()  # the weights that were collected for it
+            self.rows.reshard()  # the weights that were collected for it
             tokens = sum(step.useful_tokens for step in missing)
             seconds = time.perf_counter() - began
             self._say(

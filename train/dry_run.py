@@ -69,11 +69,15 @@ def show_job(job: Job) -> None:
     rows = [row for step in job.planned() for row in step.rows(size)]
     filled = sum(row.tokens for row in rows)
     longest = max(row.tokens for row in rows)
-    console.print(
-        f"template   {job.template.name if job.template else 'not known'}; end token {job.base.eos_id}", markup=False
-    )
-    console.print(f"data       {job.size}: {sum(len(d) for d in job.documents):,} tokens", markup=False)
-    console.print(
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    say(f"prompt     {job.template.name if job.template else 'not known'}; end token {job.base.eos_id}")
+    say(f"data       {job.size}: {sum(len(d) for d in job.documents):,} tokens")
+    if job.validation:
+        say(f"validation {len(job.validation):,} examples: {sum(len(d) for d in job.validation):,} tokens")
+    say(
         f"steps      {job.steps:,}, {len(rows) / job.steps:.1f} rows each on {size} processes; rows of {filled / len(rows):,.0f}"
         f" tokens ({longest:,} at most)"
     )
@@ -82,18 +86,16 @@ def show_job(job: Job) -> None:
         if filled < job.useful_tokens
         else ""
     )
-    console.print(f"tokens     {job.useful_tokens:,} in all, {filled:,} positions computed{saved}")
+    say(f"tokens     {job.useful_tokens:,} in all, {filled:,} positions computed{saved}")
     weights = sum(p.numel() for p in learner.parameters())
-    console.print(
-        f"model      {weights:,} weights, computation in {str(dtype).removeprefix('torch.')}, attention by {attention}"
-    )
+    say(f"model      {weights:,} weights, computation in {str(dtype).removeprefix('torch.')}, attention by {attention}")
     shards = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if config.shard == "node" else size
     estimate = estimate_memory(job, learner, dtype, size, shards)
     for what, amount in estimate.lines(config.cpu_offload).items():
-        console.print(f"memory     {amount / 2**30:8.2f} GiB  {what}")
+        say(f"memory     {amount / 2**30:8.2f} GiB  {what}")
     for note in job.notes:
-        console.print(f"note       {note}", markup=False)
-    console.print("dry run: nothing was trained or written")
+        say(f"note       {note}")
+    say("dry run: nothing was trained or written")
 
 
 def estimate_memory(job: Job, learner: Learner, dtype: torch.dtype, size: int, shards: int) -> MemoryEstimate:

@@ -14,7 +14,7 @@ from rftfast.data.atomic import write_errors
 from rftfast.data.manifest import RUN_FILE, open_manifest, read_manifest
 from rftfast.data.prompts import TEMPLATES, Template, load_template, model_template
 from rftfast.errors import UserError
-from rftfast.train.config import TrainConfig
+from rftfast.train.config import SupervisedConfig, TrainConfig
 from rftfast.train.documents import Document, documents
 from rftfast.train.examples import Example, read_examples, stored_template
 from rftfast.train.model import Base, open_base
@@ -50,6 +50,8 @@ class Job:
     documents: tuple[Document, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
     """What the user should know, a line each."""
+    validation: tuple[Document, ...] = field(default=(), repr=False)
+    """What is not trained on: its loss is measured."""
     unit: ClassVar[str] = "examples"
     """What a step has so many of."""
 
@@ -133,8 +135,24 @@ def prepare(config: TrainConfig, method: str) -> Job:
     found = documents(examples, base.tokenizer, eos_id=base.eos_id)
     kept = short_enough(found, config)
     check_fits(kept, base, config)
+    held_out, told = validation_documents(config, base, template, kept)
     stored = None if template is None else replace(template, shots=0, stop=())
-    return Job(config, method, base, stored, tuple(kept), (*notes, *_same_model(config, base)))
+    return Job(config, method, base, stored, tuple(kept), (*notes, *told, *_same_model(config, base)), held_out)
+
+
+def validation_documents(
+    config: TrainConfig, base: Base, template: Template | None, trained: Sequence[Document]
+) -> tuple[tuple[Document, ...], list[str]]:
+    """The documents of ``--validation``, questions being put in the training data's template, and what is to be said of them."""
+    if not isinstance(config, SupervisedConfig) or config.validation is None:
+        return (), []
+    found = documents(read_examples(config.validation, template), base.tokenizer, eos_id=base.eos_id)
+    kept = short_enough(found, config, "validation example")
+    check_fits(kept, base, config)
+    prompts = {document.tokens[: document.prompt_length].tobytes() for document in trained}
+    seen = sum(document.tokens[: document.prompt_length].tobytes() in prompts for document in kept)
+    told = f"{seen:,} of {len(kept):,} validation examples have the prompt of a training example"
+    return tuple(kept), [told] * bool(seen)
 
 
 def fingerprint(found: Sequence[Document]) -> str:

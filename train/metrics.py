@@ -50,10 +50,13 @@ class StepMetrics:
     """Share of the devices' peak; None where the work cannot be counted."""
     memory: int
     """Most bytes held so far: on the GPU, or by the process where there is none; the main process's."""
+    validation_loss: float | None
+    """After the step, on the examples that are not trained on; None where it was not measured."""
 
     def shown(self) -> str:
         """What a person watches most, in words."""
-        return f"loss {self.loss:.3f}"
+        measured = "" if self.validation_loss is None else f", validation {self.validation_loss:.3f}"
+        return f"loss {self.loss:.3f}{measured}"
 
 
 def check_reporters(config: TrainConfig) -> None:
@@ -127,6 +130,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, unit: str) -> bool:
     for row, before in zip(rows[1:], rows, strict=False):
         if row["epoch"] != before["epoch"]:
             axes.axvline(before["step"] + 0.5, color="0.7", lw=0.8)
+    held_out = [(row["step"], loss) for row in rows if (loss := row.get("validation_loss")) is not None]
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), color="C2", marker="o", ms=3, label="validation")
     axes.set(xlabel="step", ylabel=f"loss, {unit}")
     axes.grid(alpha=0.3)
     rates = axes.twinx()

@@ -206,10 +206,11 @@ class Accumulation:
         if self._keeps:
             self._root.set_reshard_after_backward(last)
 
-    def abandon(self) -> None:
-        """Between two rows, for good: split the weights again, so that they can be saved as the last step left them.
+    def reshard(self) -> None:
+        """Split the weights again that a forward pass without a backward one, or a step that is given up, has left collected.
 
-        The gradients of the rows so far stay behind; no step can follow.
+        So they can be saved as the last step left them. Gradients of rows whose step is given up stay behind: no step can follow
+        those.
         """
         for module in self._root.modules():
             if isinstance(module, FSDPModule):

@@ -8,6 +8,7 @@ import json
 import math
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from rftfast.errors import UserError
 from rftfast.train import cross_entropy, segment_attention
 from rftfast.train.batch import collate
 from rftfast.train.checkpoint import Checkpointer, Position
-from rftfast.train.config import TrainConfig
+from rftfast.train.config import SupervisedConfig, TrainConfig
 from rftfast.train.export import export, export_dtype, whole_weights
 from rftfast.train.flops import Peak, Work
 from rftfast.train.job import Job, prepare
@@ -30,6 +31,7 @@ from rftfast.train.packing import Row, Step, rows_for_rank
 from rftfast.train.parallel import Accumulation, World, on_main, open_world, shard
 from rftfast.train.progress import ProgressBar
 from rftfast.train.stop import Stopped, StopSignals
+from rftfast.train.validation import Validation
 
 _NAMED = 24  # ids named in a message
 
@@ -80,6 +82,10 @@ class Trainer:
         self.work = Work.of(self.learner.model)
         self.optimizer = Optimizer(self.learner, job.config)
         self.rows = Accumulation(self.learner, world, job.config)
+        self.validation: Validation | None = None
+        if job.validation:
+            assert isinstance(job.config, SupervisedConfig)
+            self.validation = Validation(job.validation, job.config)
         folder = self.out / "checkpoints"
         self.checkpoints = Checkpointer(folder, world, self.learner, self.optimizer, job.config.keep)
 
@@ -100,6 +106,7 @@ class Trainer:
                 step = job.plan[position.epoch][position.index]
                 metrics = self._step(step, position, stop, peak)
                 position = self._after(step, position)
+                metrics = self._validated(metrics, position)
                 if writer is not None:
                     writer.write(metrics)
                     bar.update(metrics)
@@ -131,7 +138,7 @@ class Trainer:
         losses = []
         for i, row in enumerate(rows):
             if number := stop.asked():
-                self.rows.abandon()
+                self.rows.reshard()
                 self._save_and_stop(position, number)
             self.rows.begin_row(last=i == len(rows) - 1)
             loss = self._loss(step, row)
@@ -163,7 +170,21 @@ class Trainer:
             tokens_per_second=step.useful_tokens / seconds,
             mfu=mfu,
             memory=memory(world.device),
+            validation_loss=None,
         )
+
+    def _validated(self, metrics: StepMetrics, position: Position) -> StepMetrics:
+        """With the loss on the validation examples, if it is due behind the step that was just made."""
+        ends = position.steps == self.job.steps
+        if self.validation is None or not self.validation.due(
+            position.steps, epoch_ends=position.index == 0, run_ends=ends
+        ):
+            return metrics
+        loss = self.validation.loss(self.learner, self.world, self.multiple)
+        self.rows.reshard()
+        said = f"validation after step {position.steps:,}: loss {loss:.4f} ({len(self.job.validation):,} examples)"
+        self.console.print(said, soft_wrap=True)
+        return replace(metrics, validation_loss=loss)
 
     def _loss(self, step: Step, row: Row) -> torch.Tensor:
         """Of one row of ``step``; those of all its rows are summed and divided by its divisor."""
@@ -234,8 +255,9 @@ class Trainer:
             tokens < job.useful_tokens
         )
         lines = {
-            "model": f"{config.model}: {weights / 1e6:,.0f} M weights; {kind}, master float32; attention by {attention}, losses by {losses}",
+            "model": f"{config.model}: {weights / 1e6:,.{0 if weights >= 1e7 else 1}f} M weights; {kind}, master float32; attention by {attention}, losses by {losses}",
             "data": f"{job.size} of {config.data}, {job.useful_tokens:,} tokens in all epochs{saved}",
+            "prompt": f"{job.template.name if job.template else 'not known'}; end token {job.base.eos_id}",
             "steps": f"{job.steps:,} of {config.batch_size} {job.unit}, rows of at most {config.row_tokens:,} tokens",
             "device": f"{world.size} x {world.device.type}, peak {peak.per_second / 1e12:,.2f} TFLOP/s each ({peak.source})",
             "out": str(self.out),

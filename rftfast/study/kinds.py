@@ -33,7 +33,9 @@ class Option:
 Options = dict[str, Option]
 
 # Decide neither what is made nor how good it is; they may change while a study goes on.
-FREE = frozenset(("threads", "kv_memory", "checkpoint_every", "keep", "tensorboard", "wandb"))
+FREE = frozenset(
+    ("threads", "kv_memory", "checkpoint_every", "keep", "tensorboard", "wandb", "validation", "validate_every")
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def _plain(kind: Any) -> Any:
 
 _CLI, _STEPS = "rftfast.cli.main", "rftfast.study.steps"
 _LABELS = ("row", "group", "series", "at", "pair", "note")
-_SUPERVISED = _of_training("rftfast.train.config", "TrainConfig")
+_SUPERVISED = _of_training("rftfast.train.config", "SupervisedConfig")
 
 KINDS = {
     kind.name: kind

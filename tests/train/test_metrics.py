@@ -15,8 +15,8 @@ from rftfast.train.progress import ProgressBar
 from tests.train.tiny_run import config
 
 
-def row(step, loss=1.0, mfu=None):
-    return StepMetrics(step, 1 + step // 4, loss, 1e-3, 0.5, 2.0, 4, 100, 60, 90, 50.0, mfu, 1 << 20)
+def row(step, loss=1.0, mfu=None, held_out=None):
+    return StepMetrics(step, 1 + step // 4, loss, 1e-3, 0.5, 2.0, 4, 100, 60, 90, 50.0, mfu, 1 << 20, held_out)
 
 
 def test_rows_after_the_checkpoint_are_replaced(tmp_path):

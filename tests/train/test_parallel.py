@@ -18,9 +18,11 @@ from torch.distributed.tensor import DTensor
 from rftfast.errors import UserError
 from rftfast.train import parallel
 from rftfast.train.batch import collate
+from rftfast.train.config import SupervisedConfig
 from rftfast.train.job import prepare
 from rftfast.train.packing import rows_for_rank
 from rftfast.train.parallel import Accumulation, on_main, open_world
+from rftfast.train.trainer import train
 from tests.train.steps import made_steps, sharded
 from tests.train.tiny_run import config, metrics, options
 from tests.train.two_processes import WAYS
@@ -90,6 +92,11 @@ def test_two_processes_are_one(tmp_path):
     runs = [tmp_path / name for name in ("stopped", "whole")]
     curves = [[(row["step"], row["loss"], row["grad_norm"]) for row in metrics(run)] for run in runs]
     assert len(curves[0]) == 9 and curves[0] == curves[1]  # stopped and gone on with on two processes: to the bit
+    held_out = {"validation": str(tmp_path / "q.jsonl"), "validate_every": 2, "out": str(tmp_path / "alone")}
+    train(SupervisedConfig(**settings | held_out), "sft")
+    one, two = ([row["validation_loss"] for row in metrics(tmp_path / name)] for name in ("alone", "whole"))
+    assert [loss is None for loss in one] == [loss is None for loss in two] == [True, False] * 4 + [False]
+    assert two[1::2] == pytest.approx(one[1::2], rel=1e-4)
     ours, theirs = (load_file(run / "model" / "model.safetensors") for run in runs)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -137,7 +144,7 @@ def test_weights_of_a_step_given_up_are_those_before_it(tmp_path):
         accumulation.begin_row(last=False)
         learner(collate(rows_for_rank(job.planned()[0], 0, 1)[0])).backward()
         assert not any(isinstance(p, DTensor) for p in learner.parameters())
-        accumulation.abandon()
+        accumulation.reshard()
         assert all(torch.equal(p.full_tensor(), before[name]) for name, p in learner.named_parameters())
 
 
