@@ -98,7 +98,7 @@ def test_what_can_be_wrong(tmp_path, changes, words):
 def test_one_that_is_too_long_is_refused_as_in_training(tmp_path):
     asked = settings(tmp_path, max_length=100)
     with open(asked.validation, "a") as file:
-        file.write(json.dumps({"question": "long " * 30, "answer": "#### 1"}) + "\n")
+        file.write(json.dumps({"id": "long", "question": "long " * 30, "answer": "#### 1"}) + "\n")
     with pytest.raises(UserError, match="1 of 6 validation examples are longer than --max-length 100"):
         prepare(asked, "sft")
     assert len(prepare(dataclasses.replace(asked, drop_long=True), "sft").validation) == 5
@@ -110,8 +110,8 @@ def test_of_a_run_of_rejection_sampling(tmp_path):
     (tmp_path / "paths.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     held_out = settings(tmp_path, data=str(tmp_path / "paths.jsonl")).validation
     job = prepare(RftConfig(**options(tmp_path, data=str(tmp_path / "paths.jsonl"), validation=held_out)), "rft")
-    prompt = bytes(job.validation[0].tokens[: job.validation[0].prompt_length].tolist())
-    assert prompt == b"Question: And 0 + 7\nAnswer:"
+    first = job.validation[0]
+    assert job.base.tokenizer.decode(first.tokens[: first.prompt_length].tolist()) == "Question: And 0 + 7\nAnswer:"
     rows[0]["prompt"] = "Q: 0?"
     (tmp_path / "paths.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match="name the template to put them in with --prompt"):
