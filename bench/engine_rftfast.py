@@ -45,7 +45,13 @@ def run(job: Job, share: bool) -> Measure:
     torch.set_num_threads(job.threads)
     begin = time.perf_counter()
     sampler = Sampler.from_pretrained(
-        job.model, device=job.device, dtype=job.dtype, threads=job.threads, prefix_share=share, max_running=job.rows
+        job.model,
+        device=job.device,
+        dtype=job.dtype,
+        threads=job.threads,
+        prefix_share=share,
+        max_running=job.rows,
+        quantization=job.quantization,
     )
     made = time.perf_counter() - begin
     prompts = [list(prompt) for prompt in job.prompts]

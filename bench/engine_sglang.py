@@ -25,6 +25,7 @@ def run(job: Job) -> Measure:
     engine = sglang.Engine(
         model_path=job.model,
         dtype="float32" if job.dtype == "float32" else "bfloat16",
+        quantization=job.quantization,
         load_format="dummy" if job.random_weights else "auto",
         skip_tokenizer_init=True,
         max_running_requests=rows,

@@ -28,6 +28,7 @@ def run(job: Job) -> Measure:
     llm = vllm.LLM(
         model=job.model,
         dtype="float32" if job.dtype == "float32" else "bfloat16",
+        quantization=job.quantization,
         load_format="dummy" if job.random_weights else "auto",
         skip_tokenizer_init=True,
         enable_prefix_caching=True,

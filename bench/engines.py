@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.job import Job
 from bench.schema import Measure
+from bench.skip import Skip
 
 OURS = "rftfast"
 MATMUL = "matmul"
@@ -18,10 +19,14 @@ ENGINES = {
     "vllm": "vLLM's LLM.generate, prefix cache on, graphs as wide as the batch (GPUs)",
     "sglang": "SGLang's Engine.generate, radix cache on, graphs as wide as the batch (GPUs)",
 }
+QUANTIZED = (OURS, "rftfast-noshare", "vllm", "sglang")
+"""Those that take ``Job.quantization``."""
 
 
 def measure(job: Job) -> Measure:
     """Run ``job`` with the engine it names. Engines are imported only here, each in a process of its own."""
+    if job.quantization is not None and job.engine not in QUANTIZED:
+        raise Skip(f"it is not measured with {job.quantization} here")
     if job.engine in (OURS, "rftfast-noshare"):
         from bench import engine_rftfast
 

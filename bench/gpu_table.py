@@ -62,12 +62,13 @@ def _training(result: Result) -> None:
 
 def _line(result: Result, row: Row) -> None:
     model = str(result.settings.get("model"))
-    begin = f"{model:22}{row.engine:16}"
+    quantization = result.settings.get("quantization")
+    begin = f"{model if quantization is None else f'{model} {quantization}':22}{row.engine:16}"
     if row.tokens_per_s is None:
         print(f"{begin} {row.status}: {row.notes[0][:90]}")
         return
     extra = row.runs[0].extra
-    aim = f"{AIMS[model]:13,.0f}" if row.engine == "rftfast" and model in AIMS else f"{'':13}"
+    aim = f"{AIMS[model]:13,.0f}" if row.engine == "rftfast" and model in AIMS and quantization is None else f"{'':13}"
     bound = f"{row.of_roofline:8.1%}" if row.of_roofline is not None else f"{'':8}"
     step = f"{row.step_ms:7.2f}" if row.step_ms is not None else f"{'':7}"
     idle = extra.get("device_idle_share")

@@ -22,7 +22,7 @@ class Job:
     ``budget_s``: an engine that can stop itself does so after that many seconds and says how far it came. ``rows``: samples
     drawn at the same time where an engine can be told (None: what it does by itself). ``random_weights``: the model is a
     shape (``shape:NAME``), its folder holds a config and no weights; each engine makes up its own. ``profile``: ours runs
-    once more, a few steps of it under torch's profiler.
+    once more, a few steps of it under torch's profiler. ``quantization``: None, or fp8 (weights and activations).
     """
 
     engine: str
@@ -44,6 +44,7 @@ class Job:
     rows: int | None = None
     random_weights: bool = False
     profile: bool = False
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         assert self.prompts, "a job needs prompts"

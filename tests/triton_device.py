@@ -8,18 +8,20 @@ import os
 from typing import Any
 
 import numpy as np
+import torch
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
-def _teach_bfloat16() -> None:
+def _teach_small_floats() -> None:
     """The interpreter keeps bfloat16 as 16-bit integers; it multiplies matrices of these integers, and cuts values off
-    where a GPU rounds to nearest. From here on it does as a GPU."""
+    where a GPU rounds to nearest, to bfloat16 and to float8. From here on it does as a GPU."""
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     plain_dot: Any = InterpreterBuilder.create_dot
     plain_cast: Any = InterpreterBuilder.cast_impl
+    plain_fp_to_fp: Any = InterpreterBuilder.create_fp_to_fp
 
     def widened(bits: np.ndarray) -> np.ndarray:
         return (bits.astype(np.uint32) << 16).view(np.float32)
@@ -41,9 +43,16 @@ def _teach_bfloat16() -> None:
             return TensorHandle(rounded(source.data), tl.bfloat16)
         return plain_cast(self, source, dtype)
 
+    def create_fp_to_fp(self: Any, source: Any, dtype: Any, *how: Any) -> Any:
+        if (source.dtype.scalar, dtype.scalar) == (tl.float32, tl.float8e4nv):
+            nearest = torch.from_numpy(np.ascontiguousarray(source.data)).to(torch.float8_e4m3fn)
+            return TensorHandle(nearest.view(torch.uint8).numpy(), tl.float8e4nv)
+        return plain_fp_to_fp(self, source, dtype, *how)
+
     InterpreterBuilder.create_dot = create_dot
+    InterpreterBuilder.create_fp_to_fp = create_fp_to_fp
     InterpreterBuilder.cast_impl = cast_impl
 
 
 if DEVICE == "cpu":
-    _teach_bfloat16()
+    _teach_small_floats()

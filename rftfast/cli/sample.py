@@ -69,6 +69,11 @@ def sample(
     gpus: int = typer.Option(None, help="One engine on each of the first N GPUs; questions are dealt out among them."),
     ray: bool = typer.Option(False, help="Engines as Ray actors, one for each GPU of the cluster (extra 'ray')."),
     dtype: str = typer.Option("auto", help="auto (bf16 where the CPU multiplies it natively), bf16 or float32."),
+    quantization: str = typer.Option(
+        None,
+        help="fp8: the layers' weights and activations in 8 bits, for GPUs from Hopper on (and Ada). On CPUs it is "
+        "emulated, to measure what it does to the answers, and slow.",
+    ),
     threads: int = typer.Option(None, help="CPU threads. Default: all cores."),
     kv_memory: str = typer.Option(
         None, help="Memory for keys and values, such as 4GiB. Default: half of what is free."
@@ -129,6 +134,7 @@ def sample(
         "invariant": invariant,
         "max_running": max_batch,
         "backend": backend,
+        "quantization": quantization,
     }
     _show_job(console, job, path, engine)
     if dry_run:
@@ -190,7 +196,8 @@ def _dry_run(console: Console, job: Job, where: dict[str, Any], engine: dict[str
     dtype = choose_dtype(engine["dtype"], device)
     kv = parse_bytes(engine["kv_memory"]) if engine["kv_memory"] else None
     batch = Batch.of(device, engine["max_running"])
-    _show_memory(console, plan_memory(job.config, dtype, device, kv_memory=kv, batch=batch).lines())
+    plan = plan_memory(job.config, dtype, device, kv_memory=kv, batch=batch, quantization=engine["quantization"])
+    _show_memory(console, plan.lines())
     e = job.estimate()
     console.print(f"[bold]dtype[/]      {str(dtype).removeprefix('torch.')}", highlight=False)
     console.print(

@@ -117,14 +117,19 @@ def plan_memory(
     kv_memory: int | None,
     batch: Batch,
     weights_loaded: bool = False,
+    quantization: str | None = None,
 ) -> MemoryPlan:
-    """The plan for one sampler. ``kv_memory`` in bytes, or None for a share of what is free beside the weights."""
+    """The plan for one sampler. ``kv_memory`` in bytes, or None for a share of what is free beside the weights.
+
+    Of a quantised model it counts what stays; while it is loaded, its weights in ``dtype`` are there too.
+    """
     c = config
     layer = (c.heads + 2 * c.kv_heads) * c.head_dim * c.hidden + c.heads * c.head_dim * c.hidden
     layer += 3 * c.intermediate * c.hidden
     # On a CPU in bfloat16 a tied head is kept twice: in rows for the embedding, in blocks for the product.
     heads = 1 if c.tied and not (device.type == "cpu" and dtype == torch.bfloat16) else 2
-    weights = (c.layers * layer + heads * c.vocab_size * c.hidden) * dtype.itemsize
+    each = dtype.itemsize if quantization is None else 1 if device.type == "cuda" else 4  # emulated: in float32
+    weights = c.layers * layer * each + heads * c.vocab_size * c.hidden * dtype.itemsize
     widest = max((c.heads + 2 * c.kv_heads) * c.head_dim, 3 * c.intermediate)
     row, logits = 2 * c.hidden * 4 + 2 * widest * dtype.itemsize, c.vocab_size * dtype.itemsize
     step = 0

@@ -126,6 +126,7 @@ class Sampler:
         max_running: int | None = None,
         ahead: bool | None = None,
         graphs: bool = True,
+        quantization: str | None = None,
     ) -> Sampler:
         """Loads ``model`` (a folder, a GGUF file, a named model or a Hugging Face name).
 
@@ -133,7 +134,8 @@ class Sampler:
         threads, all cores by default. ``kv_memory``: bytes, or text such as "4GiB". ``invariant``: tokens independent of
         the batch; the default on CPUs. ``max_running``: paths drawn at once, 256 by default on CPUs, 1,024 on GPUs.
         ``ahead``: launch each step before the tokens of the one before are here; the default on GPUs. ``graphs``: replay
-        captured steps on GPUs. Raises UserError for anything that cannot be used.
+        captured steps on GPUs. ``quantization``: "fp8" for the products of the layers (``ops.fp8``); emulated, and slow,
+        on CPUs. Raises UserError for anything that cannot be used.
         """
         target = find_device(device)
         batch = Batch.of(target, max_running)
@@ -147,22 +149,27 @@ class Sampler:
             invariant = target.type == "cpu"
         folder = resolve(str(model))
         config = ModelConfig.from_folder(folder)
-        ops = operations.select(target, backend=backend, invariant=invariant, head_dim=config.head_dim)
+        ops = operations.select(
+            target, backend=backend, invariant=invariant, head_dim=config.head_dim, quantization=quantization
+        )
         if target.type == "cuda" and (plain := [name for name, how in ops.backends.items() if how[0] == "reference"]):
             why = ops.backends[plain[0]][1]
             raise UserError(f"sampling on a GPU needs its kernels, and {', '.join(plain)} would run without: {why}")
         chosen = choose_dtype(dtype, target)
+        if quantization is not None and target.type == "cuda" and chosen != torch.bfloat16:
+            raise UserError(f"--quantization {quantization} on a GPU goes with --dtype bf16, not {dtype}")
         plan = plan_memory(
             config,
             chosen,
             target,
             kv_memory=parse_bytes(kv_memory) if isinstance(kv_memory, str) else kv_memory,
             batch=batch,
+            quantization=quantization,
         )
         tokenizer = Tokenizer.from_folder(folder)
-        weights = load_weights(folder, config, chosen, target)
         cos, sin = rope_table(config, config.max_positions)
-        decoder = Decoder(config, weights, ops, (cos.to(target), sin.to(target)))
+        # No name for the weights: those that the decoder keeps in another form are freed before the pages take the rest.
+        decoder = Decoder(config, load_weights(folder, config, chosen, target), ops, (cos.to(target), sin.to(target)))
         return cls(
             decoder,
             tokenizer,
@@ -369,8 +376,9 @@ class Sampler:
 
     @property
     def dtype(self) -> str:
-        """bfloat16 or float32."""
-        return str(self.decoder.dtype).removeprefix("torch.")
+        """What the model is computed in: bfloat16 or float32; with the layers' products in float8, that and "+fp8"."""
+        name, quantization = str(self.decoder.dtype).removeprefix("torch."), self.decoder.ops.quantization
+        return name if quantization is None else f"{name}+{quantization}"
 
     @property
     def stats(self) -> Stats:

@@ -117,6 +117,10 @@ def complete(job: Job, path: Path, engine: Mapping[str, Any]) -> bool:
         return False
     manifest = read_manifest(path)
     stored = dict(manifest["config"])
+    # The stored dtype says what the products were quantised to, too (``Sampler.dtype``), and "auto" is without.
+    stored["dtype"], _, quantization = str(stored.get("dtype")).partition("+")
+    if quantization != (engine.get("quantization") or ""):
+        return False
     for name in ("dtype", "invariant"):
         asked, held = engine.get(name), stored.pop(name, None)
         if asked not in (None, "auto", held):

@@ -55,7 +55,7 @@ class Decoder:
         for i in range(config.layers):
             own = {name.split(".", 2)[2]: t for name, t in weights.items() if name.startswith(f"layers.{i}.")}
             layer: dict[str, object] = {
-                name: ops.prepare(own[name], own.get(f"{name}_bias")) for name in ("qkv", "o", "gate_up", "down")
+                name: ops.prepare_layer(own[name], own.get(f"{name}_bias")) for name in ("qkv", "o", "gate_up", "down")
             }
             layer |= {name: own.get(name) for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm")}
             self.layers.append(layer)

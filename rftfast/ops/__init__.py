@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from rftfast.errors import UserError
-from rftfast.ops import attention, copy_pages, cuda, linear, native, rms_norm, rope, sample, stops, swiglu
+from rftfast.ops import attention, copy_pages, cuda, fp8, linear, native, rms_norm, rope, sample, stops, swiglu
 from rftfast.ops.attention import AttentionPlan
 from rftfast.ops.kv import PAGE, KVPool
 from rftfast.ops.linear import Linear
@@ -53,18 +53,28 @@ class OpSet:
     linear: Callable[..., torch.Tensor]
     prepare: Callable[..., Linear]
     """Puts a weight into the form that ``linear`` takes."""
+    prepare_layer: Callable[..., Linear]
+    """As ``prepare``, for the weights of the layers: these may be quantised."""
+    quantization: str | None
+    """None, or fp8 (``ops.fp8``)."""
     backends: dict[str, tuple[str, str]]
 
 
 def select(
-    device: torch.device | str, *, backend: str = "auto", invariant: bool = True, head_dim: int | None = None
+    device: torch.device | str,
+    *,
+    backend: str = "auto",
+    invariant: bool = True,
+    head_dim: int | None = None,
+    quantization: str | None = None,
 ) -> OpSet:
     """The operations for ``device``. ``backend``: auto, native, triton, cuda or reference; ``head_dim``: the model's.
+    ``quantization``: None, or fp8 for the products of the layers.
 
     A backend asked for by name runs every operation that it has; the others take what auto takes: the device's own kernel,
     or else the reference.
 
-    Raises UserError if a backend asked for by name cannot run here.
+    Raises UserError if a backend asked for by name, or the quantisation, cannot run here.
     """
     kind = torch.device(device).type
     if backend not in _NAMES:
@@ -72,6 +82,10 @@ def select(
     missing = {name: _missing(name, device, head_dim) for name in _NAMES[1:-1]}
     if missing.get(backend):
         raise UserError(f"backend '{backend}' cannot run: {missing[backend]}")
+    if quantization not in (None, *fp8.NAMES):
+        raise UserError(f"unknown quantization '{quantization}': there is {', '.join(fp8.NAMES)}")
+    if quantization is not None and (why_not := fp8.missing(device, invariant)):
+        raise UserError(f"--quantization {quantization} cannot run on {device}: {why_not}")
     chosen: dict[str, Any] = {}
     backends: dict[str, tuple[str, str]] = {}
     for op, module in _MODULES.items():
@@ -89,9 +103,14 @@ def select(
     chosen["linear"] = linear.invariant if invariant else linear.plain
     if invariant and kind == "cuda" and missing["triton"] is None and backend != "reference":
         chosen["linear"], backends["linear"] = linear.triton, ("triton", f"{_describe('triton')}, fixed tiles")
+    chosen["prepare_layer"] = chosen["prepare"]
+    if quantization is not None:
+        chosen["prepare_layer"], chosen["linear"] = fp8.prepare, partial(fp8.product, others=chosen["linear"])
+        how = "torch._scaled_mm" if kind == "cuda" else "emulated in float32, for accuracy: it is slow"
+        backends["linear of layers"] = ("torch", f"float8 (e4m3) weights and activations: {how}")
     for op, (name, why) in sorted(backends.items()):
         _log.info("%s on %s: %s (%s)", op, device, name, why)
-    return OpSet(**chosen, backends=backends)
+    return OpSet(**chosen, quantization=quantization, backends=backends)
 
 
 def _choose(module: Any, kind: str, backend: str, missing: dict[str, str | None]) -> tuple[str, str]:

@@ -33,12 +33,14 @@ _TILE_CHANNELS, _PANEL_OUTPUTS = 32, 32  # csrc/cpu/tiles.h
 @dataclass(frozen=True)
 class Linear:
     """A weight [O, C] with its bias [O] or None. ``layout``: "rows" as it is; "blocked" in oneDNN's order; "tiles", packed for
-    the tile kernel, [ceil(O / 32) * 32 * C] with ``outputs`` = O."""
+    the tile kernel, [ceil(O / 32) * 32 * C] with ``outputs`` = O; "fp8" and "fp8 in float32" as ``ops.fp8`` has them, the
+    former with ``scale`` [1, O] float32."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
     layout: str = "rows"
     outputs: int = 0
+    scale: torch.Tensor | None = None
 
 
 def prepare(weight: torch.Tensor, bias: torch.Tensor | None, tiles: bool = True) -> Linear:

@@ -26,6 +26,7 @@ PARTS = [
     "train",
     "head",
     "tests",
+    "llama-7b-fp8",
     "rivals",
 ]
 STAND_IN = """#!/usr/bin/env bash

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from rftfast.data.manifest import read_manifest
 from rftfast.data.prompts import load_template, save_template
 from rftfast.data.run_dir import RunDir
 from rftfast.errors import UserError
@@ -155,5 +156,19 @@ def test_the_engine_is_the_one_asked_for(model: Path, questions: Path, tmp_path:
     assert sampling.complete(jobs["greedy"], path, {"dtype": "float32"})
     assert sampling.complete(jobs["greedy"], path, {"dtype": "auto"})
     assert not sampling.complete(jobs["greedy"], path, {"dtype": "bfloat16"})
+    assert not sampling.complete(jobs["greedy"], path, {"dtype": "auto", "quantization": "fp8"})
     with pytest.raises(UserError, match="dtype"):
         draw(jobs, tmp_path, ENGINE | {"dtype": "bf16"}, silent)
+
+
+def test_a_quantised_run_is_another_one(model: Path, questions: Path, tmp_path: Path) -> None:
+    """It says so, is no answer to who asks without, and is not gone on with."""
+    jobs = prepare_jobs(str(model), options(questions, limit=2))
+    draw(jobs, tmp_path, ENGINE | {"quantization": "fp8"}, silent)
+    path = tmp_path / "greedy"
+    assert read_manifest(path)["config"]["dtype"] == "float32+fp8"
+    assert sampling.complete(jobs["greedy"], path, ENGINE | {"quantization": "fp8"})
+    for without in (ENGINE, {"dtype": "auto"}, {}):
+        assert not sampling.complete(jobs["greedy"], path, without)
+    with pytest.raises(UserError, match=r"dtype .float32\+fp8. → .float32."):
+        draw(jobs, tmp_path, ENGINE, silent)

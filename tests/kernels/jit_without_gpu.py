@@ -20,7 +20,7 @@ from rftfast.models.config import ModelConfig
 from rftfast.models.decoder import Decoder
 from rftfast.models.rope import rope_table
 from rftfast.models.weights import load_weights
-from rftfast.ops import attention, linear, rms_norm, rope, swiglu
+from rftfast.ops import attention, fp8, linear, rms_norm, rope, swiglu
 from rftfast.ops.kv import KVPool
 from tests.engine.fake_gpu import FakeStreams
 
@@ -64,6 +64,15 @@ def compile_only(self, *args, grid, warmup, **options):
         compiled.append(self.__name__)
 
 
+def as_in_float8(x, weight):
+    """Its rows are quantised; the product itself is torch's."""
+    fp8._quantize_rows(x)
+    return linear.plain(x, weight)
+
+
+PRODUCTS = {"plain": linear.plain, "triton": linear.triton, "fp8": as_in_float8}
+
+
 def main(folder, dtype, product):
     driver.set_active(Device())
     JITFunction.run = compile_only
@@ -75,7 +84,7 @@ def main(folder, dtype, product):
         rms_norm=rms_norm.triton,
         rope_write_kv=rope.triton,
         swiglu=swiglu.triton,
-        linear=getattr(linear, product),
+        linear=PRODUCTS[product],
         sample=lambda logits, row, *_, stream: (torch.zeros(len(row), dtype=torch.int64), torch.zeros(len(row))),
     )
     decoder = Decoder(config, load_weights(folder, config, kind), ops, rope_table(config, config.max_positions))

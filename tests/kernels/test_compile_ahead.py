@@ -40,6 +40,7 @@ def test_every_kernel_compiles_for_every_architecture(reports):
     for report in reports:
         archs[report.name.split()[0]].add(report.arch)
     assert {"prefix_attention", "suffix_attention", "prefill_attention", "scatter_words", "begin_step"} <= set(archs)
+    assert archs.pop("quantize_rows") == {90, 100}, "float8 begins behind sm_80"
     assert all(found == set(ARCHS) for found in archs.values()), archs
 
 

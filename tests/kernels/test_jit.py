@@ -18,7 +18,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRI
 }
 
 
-@pytest.mark.parametrize(("dtype", "product"), [("bfloat16", "plain"), ("float32", "triton")])
+@pytest.mark.parametrize(("dtype", "product"), [("bfloat16", "plain"), ("float32", "triton"), ("bfloat16", "fp8")])
 def test_all_is_compiled_before_it_is_captured(tmp_path, dtype, product):
     folder = write_tiny_llama(tmp_path / "model", hidden=128, layers=2)
     command = [sys.executable, "-W", "ignore", str(ROOT / "tests/kernels/jit_without_gpu.py")]
@@ -29,6 +29,6 @@ def test_all_is_compiled_before_it_is_captured(tmp_path, dtype, product):
     found = json.loads(done.stdout.splitlines()[-1])
     first = found["compiled"].index("capture")
     kernels = {"scatter_words", "begin_step", "rms_norm", "rope_write_kv", "prefix_attention", "suffix_attention"}
-    kernels |= {"prefill_attention", "swiglu", *(["linear"] if product == "triton" else [])}
+    kernels |= {"prefill_attention", "swiglu", *{"triton": ["linear"], "fp8": ["quantize_rows"]}.get(product, [])}
     assert set(found["compiled"][:first]) == kernels
     assert found["compiled"][first:] == ["capture"] * found["graphs"], "compiled for another number of rows"

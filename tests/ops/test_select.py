@@ -174,7 +174,7 @@ def test_linear_follows_invariant():
 
 def test_every_operation_has_its_backend_and_reason():
     ops = select("cpu")
-    callables = {f.name for f in dataclasses.fields(OpSet)} - {"backends", "prepare"}
+    callables = {f.name for f in dataclasses.fields(OpSet)} - {"backends", "prepare", "prepare_layer", "quantization"}
     assert set(ops.backends) == callables
     assert all(name and why for name, why in ops.backends.values())
 

@@ -1,0 +1,63 @@
+"""The sampler with the layers' products in float8, as a CPU emulates it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rftfast.engine import Generation, Request, Sampler, SamplingParams
+from rftfast.engine.memory import Batch, plan_memory
+from rftfast.models.config import ModelConfig
+from tests.tiny_model import write_tiny_llama
+
+PARAMS = SamplingParams(k=6, temperature=0.9, max_tokens=12, seed=3)
+REQUESTS = [Request(name, tuple(name.encode() * 6), PARAMS) for name in ("one and two", "something else")]
+Paths = dict[tuple[str, int], Generation]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+def draw(folder: Path, **options: object) -> tuple[Sampler, Paths]:
+    sampler = Sampler.from_pretrained(folder, threads=1, kv_memory="4MiB", **options)  # type: ignore[arg-type]
+    return sampler, {(g.name, g.sample_index): g for g in sampler.stream(REQUESTS)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+def test_it_draws_nearly_what_is_drawn_without(folder: Path, dtype: str) -> None:
+    plain, wanted = draw(folder, dtype=dtype)
+    sampler, found = draw(folder, dtype=dtype, quantization="fp8")
+    assert sampler.dtype == f"{plain.dtype}+fp8"
+    assert all(layer["qkv"].layout == "fp8 in float32" for layer in sampler.decoder.layers)  # type: ignore[attr-defined]
+    assert sampler.decoder.head.layout == plain.decoder.head.layout
+    gaps = []
+    for name, path in wanted.items():
+        other = found[name]
+        for token, its, a, b in zip(path.token_ids, other.token_ids, path.logprobs, other.logprobs, strict=False):
+            if token != its:
+                break
+            gaps.append(abs(a - b))
+    assert len(gaps) >= len(wanted) and 1e-4 < np.median(gaps) < 0.2, "as other numbers, and not as another model"
+
+
+def test_paths_do_not_depend_on_the_batch(folder: Path) -> None:
+    base = draw(folder, dtype="bf16", quantization="fp8")[1]
+    for options in ({"max_running": 3}, {"prefix_share": False}):
+        assert draw(folder, dtype="bf16", quantization="fp8", **options)[1] == base
+
+
+def test_the_plan_counts_what_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rftfast.engine.memory.free_memory", lambda device: 1 << 34)
+    config, sizes = ModelConfig.from_folder(folder), {"kv_memory": 1 << 20, "batch": Batch(64, 64)}
+    head = 2 * 257 * 64 * 2
+    for device, each in (("cpu", 4), ("cuda", 1)):
+        plain, eight = (
+            plan_memory(config, torch.bfloat16, torch.device(device), quantization=name, **sizes)  # type: ignore[arg-type]
+            for name in (None, "fp8")
+        )
+        assert eight.weight_bytes - head == (plain.weight_bytes - head) // 2 * each
