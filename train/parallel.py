@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from rftfast.errors import UserError
 from rftfast.train.config import TrainConfig
 from rftfast.train.heap import keep_freed_memory
+from rftfast.train.launcher import end_with_launcher
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 
@@ -92,6 +93,7 @@ def open_world(config: TrainConfig) -> Iterator[World]:
         keep_freed_memory()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if launched:
+        end_with_launcher()
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

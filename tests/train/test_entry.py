@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -16,6 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rftfast.data.lock import RunLock
+from rftfast.errors import UserError
 from rftfast.train import entry
 from rftfast.train.trainer import train
 from tests.train.tiny_run import arguments, config, metrics
@@ -73,13 +76,36 @@ def test_killed_at_a_random_step_it_loses_only_the_steps_since_the_last_checkpoi
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_two_processes_are_told_to_stop_and_one_goes_on(whole, tmp_path):
-    out = tmp_path / "out"
+def torchrun(*options: str) -> subprocess.Popen[str]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port), "train/rft.py")
-    process = start(*launcher, *arguments(tmp_path, **LONG))
+    return start(*launcher, *options)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_processes_whose_torchrun_was_killed_do_not_train_on(tmp_path):
+    out = tmp_path / "out"
+    process = torchrun(*arguments(tmp_path, epochs=4000))
+    try:
+        wait_for_steps(process, out, 1)
+    finally:
+        process.kill()
+        process.wait()
+    for _ in range(200):
+        with contextlib.suppress(UserError):
+            RunLock(out).release()  # nobody is at work here
+            return
+        time.sleep(0.05)
+    (worker,) = [word for word in (out / ".lock").read_text().split() if word.isdecimal()]
+    os.kill(int(worker), signal.SIGKILL)  # the other one ends when its partner is gone
+    pytest.fail("a process trains on without its torchrun")
+
+
+def test_two_processes_are_told_to_stop_and_one_goes_on(whole, tmp_path):
+    out = tmp_path / "out"
+    process = torchrun(*arguments(tmp_path, **LONG))
     try:
         wait_for_steps(process, out, 3)
         process.send_signal(signal.SIGTERM)  # torchrun hands it on to both
