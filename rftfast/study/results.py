@@ -57,8 +57,8 @@ class Evaluation:
 class Gain:
     """Accuracy minus the baseline's, as a difference of shares.
 
-    ``runs``: one for each pair. ``interval``: over the runs (Student's t) where there are two or more, else over the
-    questions. ``by_question``: all questions, paired, each once however many runs have it.
+    ``runs``: one for each pair. ``interval``: over the runs (Student's t) where there are two or more that differ, else over
+    the questions. ``by_question``: all questions, paired, each once however many runs have it.
     """
 
     runs: tuple[float, ...]
@@ -80,8 +80,9 @@ class Row:
         return self.evaluations[0].step.labels
 
     def figure(self, of: Sequence[Score]) -> Interval:
-        """The mean over the runs; over the questions where there is one run."""
-        return mean_interval([s.interval.value for s in of]) if len(of) > 1 else of[0].interval
+        """The mean over the runs; over the questions where there is one run, or where all runs come to the same."""
+        values = [s.interval.value for s in of]
+        return mean_interval(values) if len(set(values)) > 1 else of[0].interval
 
     @property
     def greedy(self) -> Interval:
@@ -232,4 +233,6 @@ def _gain(row: Mapping[str, Evaluation], basis: Mapping[str, Evaluation]) -> Gai
             raise UserError(f"{a.step.name} and {b.step.name} have no question in common; evaluate both on one file")
         runs.append(sum(a.right[q] - b.right[q] for q in shared) / len(shared))
     by_question = compare_runs([(a.right, b.right) for a, b in pairs])
-    return Gain(tuple(runs), mean_interval(runs) if len(runs) > 1 else by_question.difference, by_question)
+    # Runs that all come to the same have no spread, which is not to say that their difference is exact.
+    interval = mean_interval(runs) if len(set(runs)) > 1 else by_question.difference
+    return Gain(tuple(runs), interval, by_question)

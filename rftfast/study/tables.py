@@ -99,7 +99,7 @@ def spurious(rows: Sequence[StepRow]) -> str:
 def _legend(rows: Sequence[Row], gains: bool) -> str:
     several = any(len(row.evaluations) > 1 for row in rows)
     text = (
-        "Means over runs (seeds), with 95 % intervals by Student's t over the runs. "
+        "Means over runs (seeds), with 95 % intervals by Student's t over the runs (over the questions, where runs are alike). "
         if several
         else "95 % intervals over the questions (Wilson). "
     )

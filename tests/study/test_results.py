@@ -10,6 +10,7 @@ import pytest
 from rftfast.data.records import Question
 from rftfast.errors import UserError
 from rftfast.evaluate.fits import doublings, fit_outcomes
+from rftfast.evaluate.intervals import wilson
 from rftfast.report.data import Point, read_study
 from rftfast.study.curves import _series, curves
 from rftfast.study.graph import Step, build_graph
@@ -110,6 +111,22 @@ def test_one_seed_has_intervals_over_questions(made: tuple[StudySpec, dict[str, 
     gain = rows["RFT, k = 9"].gain
     assert gain is not None
     assert gain.interval == gain.by_question.difference
+
+
+def test_runs_that_come_to_the_same_are_not_exact(tmp_path: Path) -> None:
+    """Three runs with 9 of 20 right have no spread; the questions still leave open how good they are."""
+    study = read(tmp_path, STUDY)
+    graph = build_graph(study, tmp_path / "out")
+    for seed in range(3):
+        finish(graph, f"world-{seed}")
+        made_evaluation(graph, f"eval-sft-{seed}", 9, "sft")
+        finish(graph, f"paths-{seed}-1")
+        made_evaluation(graph, f"eval-{seed}-1", 12, "rft")
+    rows = {row.name: row for row in collect(graph, statuses(graph), study.baseline)}
+    assert rows["SFT"].greedy == wilson(0.45, 20)
+    gain = rows["RFT, k = 1"].gain
+    assert gain is not None and gain.runs == pytest.approx((0.15, 0.15, 0.15))
+    assert gain.interval == gain.by_question.difference and gain.interval.low < gain.interval.high
 
 
 def test_a_line_s_interval_is_over_the_questions_once(
