@@ -135,10 +135,14 @@ def complete(job: Job, path: Path, engine: Mapping[str, Any]) -> bool:
 
 
 def folder_names(models: Sequence[str]) -> list[str]:
-    """One folder name for each model: the last part of its name, numbered where that is taken."""
+    """One folder name for each model: the last part of its name, numbered where that is taken. Of ``rft/model``, as the trainers
+    write it, it is the part before that."""
     found: list[str] = []
     for model in models:
-        name = Path(model).name.removesuffix(".gguf") or "model"
+        path = Path(model)
+        if path.name == "model" and path.parent.name not in ("", ".."):
+            path = path.parent
+        name = path.name.removesuffix(".gguf") or "model"
         number = 2
         unique = name
         while unique in found:

@@ -146,6 +146,8 @@ def test_bad_options(questions: Path, change: dict[str, object], words: str) -> 
 
 def test_folder_names() -> None:
     assert folder_names(["a/m.gguf", "b/m", "c/m", "owner/x"]) == ["m", "m-2", "m-3", "x"]
+    assert folder_names(["runs/rft/model", "runs/sft/model/"]) == ["rft", "sft"]
+    assert folder_names(["model", "../model", "/model"]) == ["model", "model-2", "model-3"]
 
 
 def test_the_engine_is_the_one_asked_for(model: Path, questions: Path, tmp_path: Path) -> None:
