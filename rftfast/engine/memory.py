@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,8 @@ def human(n: float) -> str:
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be taken on ``device``; the container's limit counts where there is one."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # an earlier sampler's, which torch holds on to
+        gc.collect()  # an earlier sampler may hang in a cycle
+        torch.cuda.empty_cache()  # and torch holds on to what it had
         return torch.cuda.mem_get_info(device)[0]
     free = 1 << 62
     meminfo = Path("/proc/meminfo")

@@ -9,6 +9,7 @@ does nothing before it is waited for, so that whoever reads or writes too early 
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable
 from typing import Protocol
 
@@ -89,8 +90,14 @@ class CudaStreams:
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on with what they do on the device meanwhile.
         mode = "thread_local"
-        with torch.cuda.graph(graph, self._pool, _capture_stream(self.device), capture_error_mode=mode):
-            body()
+        collects = gc.isenabled()
+        gc.disable()  # what an earlier sampler left (graphs, events) must not be destroyed in the midst of it
+        try:
+            with torch.cuda.graph(graph, self._pool, _capture_stream(self.device), capture_error_mode=mode):
+                body()
+        finally:
+            if collects:
+                gc.enable()
         return graph.replay
 
     def mark(self) -> Mark:

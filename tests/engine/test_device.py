@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,9 +78,10 @@ def test_a_graph_is_captured_on_its_own_device(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "a pool")
     streams._capture_stream.cache_clear()
     for number in (0, 1):
-        streams.CudaStreams(torch.device("cuda", number)).capture(lambda: captured.append("body"))
+        streams.CudaStreams(torch.device("cuda", number)).capture(lambda: captured.append(f"body, gc {gc.isenabled()}"))
+        assert gc.isenabled()
         pool, stream, mode = captured[0]
         assert (pool, stream, mode) == ("a pool", f"a stream of cuda:{number}", "thread_local")
-        assert captured[1:] == ["in", "body", "out"]
+        assert captured[1:] == ["in", "body, gc False", "out"]
         captured.clear()
     streams._capture_stream.cache_clear()
