@@ -64,6 +64,8 @@ def read_outcomes(path: str | Path, vote: str = "value") -> Outcomes:
     path = Path(path)
     manifest = read_manifest(path)
     config: dict[str, Any] = manifest["config"]
+    if "method" in config:
+        raise UserError(f"{path}: is the folder of a training run; evaluate its model, {path / 'model'}")
     if config.get("temperature") is None:
         raise UserError(f"{path / RUN_FILE}: no temperature in the configuration; evaluate runs of 'rftfast sample'")
     if config.get("early_stop"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rftfast.data.jsonl import whole_file
+from rftfast.data.manifest import RUN_FILE, read_manifest
 from rftfast.data.records import VERDICTS, Question
 from rftfast.errors import UserError
 from rftfast.evaluate.run_metrics import questions_wanted
@@ -77,6 +78,11 @@ def write_report(
     if len(paths) == 1 and runs != paths:
         rollouts = rollouts or paths[0]
     paths = runs
+    for path in paths:
+        if (path / RUN_FILE).is_file() and "method" in read_manifest(path)["config"]:
+            raise UserError(
+                f"{path} is the folder of a training run, whose curve is loss.png; name a run of 'rftfast sample'"
+            )
     study_here = [path for path in paths if (path / REPORT_FILE).is_file()]
     if study_here and len(paths) > 1:
         raise UserError(f"{study_here[0]} is a study; a report is of one study, or of runs")

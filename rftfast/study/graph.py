@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rftfast import __version__
+from rftfast.data.manifest import RUN_FILE
 from rftfast.data.prompts import TEMPLATES, load_template
 from rftfast.errors import UserError
 from rftfast.study.kinds import FREE, KINDS, Kind, check_options
@@ -164,11 +165,20 @@ def _outside(value: str, where: str, *, hub: bool) -> str:
     if path.is_file():
         return _file_hash(path)
     if path.is_dir():
-        return _hash([[str(p.relative_to(path)), _file_hash(p)] for p in sorted(path.rglob("*")) if p.is_file()])
+        return _hash([[str(p.relative_to(path)), _file_hash(p)] for p in _content(path)])
     looks_local = value.startswith((".", "/", "~")) or path.suffix in (".jsonl", ".json", ".parquet", ".gguf")
     if looks_local or not hub:
         raise UserError(f"{where}: {value} is not there; mend the name, or make the file first")
     return f"name:{value}"
+
+
+def _content(folder: Path) -> list[Path]:
+    """The files that make a folder what it is: of a run its samples or records, not what was counted, drawn or exported since."""
+    places = [folder]
+    if (folder / RUN_FILE).is_file():
+        places = [folder / name for name in (RUN_FILE, "samples", "parts", "rft.jsonl", "steps.jsonl")]
+    files = [file for place in places for file in (place, *place.rglob("*")) if file.is_file()]
+    return sorted(file for file in files if not file.name.startswith("."))
 
 
 def _named_file(name: str, value: str, where: str) -> str:

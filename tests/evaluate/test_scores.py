@@ -147,6 +147,10 @@ def test_runs_that_tell_no_accuracy(tmp_path: Path) -> None:
         score_runs([run(tmp_path / "b", {"q1": "rr", "q2": "r"})])
     with pytest.raises(UserError, match="no temperature"):
         score_runs([make_run(tmp_path / "c", {"q1": ["#### 3"]})])
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "run.json").write_text('{"format": 1, "config": {"method": "rft"}, "fingerprints": {}}')
+    with pytest.raises(UserError, match=r"training run; evaluate its model, .*trained/model"):
+        score_runs([tmp_path / "trained"])
     with pytest.raises(UserError, match="vote is 'x'"):
         score_runs([run(tmp_path / "d", {"q1": "rr"})], "x")
     with pytest.raises(UserError, match=r"run\.json"):

@@ -229,6 +229,11 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=words):
             write_report(sources)
     run = rich_run(tmp_path / "run")
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    (trained / "run.json").write_text('{"format": 1, "config": {"method": "rft"}, "fingerprints": {}}')
+    with pytest.raises(UserError, match=r"folder of a training run, whose curve is loss\.png"):
+        write_report([trained])
     with pytest.raises(UserError, match="named 2 times"):
         write_report([run, run])
     with pytest.raises(UserError, match="samples is -1"):

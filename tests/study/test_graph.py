@@ -8,6 +8,7 @@ import pytest
 from rftfast.errors import UserError
 from rftfast.study.graph import dependents
 from rftfast.study.kinds import KINDS
+from tests.made_runs import make_run
 from tests.study.made_studies import WORLDS, graph_of
 
 MODELS = """
@@ -115,6 +116,31 @@ def test_keys_follow_the_contents_of_files(tmp_path: Path) -> None:
     assert keys[0] == keys[2]
     assert keys[0][0] != keys[1][0]
     assert keys[0][1] != keys[1][1]
+
+
+def test_keys_follow_a_run_s_samples_and_not_what_is_made_of_them(tmp_path: Path) -> None:
+    """A report, an export or rollouts written into a run's folder leave the run what it is."""
+    run = make_run(tmp_path / "run", {"q1": ["#### 3"]})
+    text = f"title: t\nsteps: {{a: {{kind: select, runs: {run}}}}}\n"
+    before = graph_of(tmp_path, text)["a"].key
+    for name in ("report.html", "messages.jsonl", "rollouts/run.json", "rollouts/parts/part-00000.jsonl", "logs/x.txt"):
+        (run / name).parent.mkdir(exist_ok=True, parents=True)
+        (run / name).write_text("{}")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("{}\n")
+    assert graph_of(tmp_path, text)["a"].key == before
+    part = run / "samples" / "part-00000.jsonl"
+    part.write_text(part.read_text().replace("#### 3", "#### 4"))
+    assert graph_of(tmp_path, text)["a"].key != before
+    model = tmp_path / "model"
+    model.mkdir()
+    text = f"title: t\nsteps: {{a: {{kind: sample, model: {model}, questions: q}}}}\n"
+    keys = []
+    for content in ("1", "2", "1"):
+        (model / "model.safetensors").write_text(content)
+        (model / ".lock").write_text(str(len(keys)))
+        keys.append(graph_of(tmp_path, text)["a"].key)
+    assert keys[0] == keys[2] != keys[1]
 
 
 @pytest.mark.parametrize("option", ["prompt", "exemplars"])
