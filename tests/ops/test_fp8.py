@@ -113,6 +113,20 @@ def test_torch_takes_what_a_gpu_is_given(gpu: None, rows: int, biased: bool) -> 
         assert out.shape == (rows, 96) and out.dtype == torch.bfloat16 and out.device.type == "cuda"
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_torchs_product_computes_what_the_emulation_does(biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's function has an implementation for CPUs as well: which scale belongs to which side, and the bias."""
+    monkeypatch.setattr(fp8, "_quantize_rows", fp8.quantize)
+    x, weight, bias = draw(17, 64), draw(96, 64, seed=1), draw(96, seed=2) if biased else None
+    quantized, scale = fp8.quantize(weight * torch.logspace(-2, 2, 96)[:, None])
+    try:
+        out = fp8._cuda(x, Linear(quantized, bias, "fp8", scale=scale.T.contiguous()))
+    except (NotImplementedError, RuntimeError) as error:
+        pytest.skip(f"this torch has no such product on CPUs: {error}")
+    exact = fp8.product(x, Linear(quantized.float() * scale, bias, "fp8 in float32"), others=linear.plain)
+    torch.testing.assert_close(out, exact, rtol=8e-3, atol=1e-2)
+
+
 @pytest.mark.parametrize("shape", [(96, 72), (72, 96)])
 def test_shapes_that_a_gpu_does_not_multiply(gpu: None, shape: tuple[int, int]) -> None:
     with FakeTensorMode(), pytest.raises(UserError, match=f"{shape[0]} x {shape[1]}.*multiples of 16"):
