@@ -35,8 +35,8 @@ class PreferenceJob(Job):
         return self.config
 
     @property
-    def size(self) -> str:
-        return f"{len(self.pairs):,} {self.unit}"
+    def count(self) -> int:
+        return len(self.pairs)
 
     def _epoch(self, number: int) -> Iterable[PairStep]:
         c = self.config

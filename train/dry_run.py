@@ -78,7 +78,7 @@ def show_job(job: Job) -> None:
     if job.validation:
         say(f"validation {len(job.validation):,} examples: {sum(len(d) for d in job.validation):,} tokens")
     say(
-        f"steps      {job.steps:,}, {len(rows) / job.steps:.1f} rows each on {size} processes; rows of {filled / len(rows):,.0f}"
+        f"steps      {job.steps:,} of {job.step_size}, {len(rows) / job.steps:.1f} rows each on {size} processes; rows of {filled / len(rows):,.0f}"
         f" tokens ({longest:,} at most)"
     )
     saved = (

@@ -72,9 +72,21 @@ class Job:
         )
 
     @property
+    def count(self) -> int:
+        """How much data there is."""
+        return len(self.documents)
+
+    @property
     def size(self) -> str:
-        """How much data there is, in words."""
-        return f"{len(self.documents):,} {self.unit}"
+        """The same in words."""
+        return f"{self.count:,} {self.unit}"
+
+    @property
+    def step_size(self) -> str:
+        """What a step has, in words; with so little data that it is the whole of it, how there would be more steps."""
+        if self.count >= self.config.batch_size:
+            return f"{self.config.batch_size} {self.unit}"
+        return f"{self.size}, which are all there are (a --batch-size below {self.config.batch_size} makes more steps)"
 
     @property
     def steps(self) -> int:

@@ -258,7 +258,7 @@ class Trainer:
             "model": f"{config.model}: {weights / 1e6:,.{0 if weights >= 1e7 else 1}f} M weights; {kind}, master float32; attention by {attention}, losses by {losses}",
             "data": f"{job.size} of {config.data}, {job.useful_tokens:,} tokens in all epochs{saved}",
             "prompt": f"{job.template.name if job.template else 'not known'}; end token {job.base.eos_id}",
-            "steps": f"{job.steps:,} of {config.batch_size} {job.unit}, rows of at most {config.row_tokens:,} tokens",
+            "steps": f"{job.steps:,} of {job.step_size}, rows of at most {config.row_tokens:,} tokens",
             "device": f"{world.size} x {world.device.type}, peak {peak.per_second / 1e12:,.2f} TFLOP/s each ({peak.source})",
             "out": str(self.out),
         }

@@ -3,11 +3,14 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from rftfast.data.prompts import TEMPLATES, Template, save_template
 from rftfast.errors import UserError
-from rftfast.train.job import fingerprint, prepare
+from rftfast.train.config import TrainConfig
+from rftfast.train.documents import Document
+from rftfast.train.job import Job, fingerprint, prepare
 from tests.train.tiny_run import config
 
 
@@ -107,3 +110,14 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path):
     job = prepare(config(tmp_path, out=str(tmp_path / "q.jsonl" / "out")), "sft")
     with pytest.raises(UserError, match=r"cannot write .*q.jsonl/out \(Not a directory\)"):
         job.open_folder()
+
+
+def test_data_that_make_but_one_step_an_epoch_are_told():
+    """The default of 128 examples a step makes three steps of 60 examples: nothing is learned, and nobody would say why."""
+    for count, words in (
+        (4, "4 examples"),
+        (3, "3 examples, which are all there are (a --batch-size below 4 makes more steps)"),
+    ):
+        documents = tuple(Document(f"d{i}", np.arange(5, dtype=np.int32), 2, "g") for i in range(count))
+        asked = TrainConfig("m", "d", "o", batch_size=4)
+        assert Job(asked, "sft", None, None, documents).step_size == words
