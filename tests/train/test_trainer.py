@@ -213,7 +213,7 @@ def test_dry_run_writes_nothing_and_counts_right(whole, tmp_path, capsys):
     said = " ".join(capsys.readouterr().out.split())
     rows = metrics(whole / "out")
     assert f"tokens {sum(row['tokens'] for row in rows):,} in all" in said
-    assert "steps 9," in said and "lr 0.01" in said and "each device, at least" in said
+    assert "steps 9 of 4 examples," in said and "lr 0.01" in said and "each device, at least" in said
 
 
 def test_folders_that_are_something_else(tmp_path):
