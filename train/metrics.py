@@ -82,12 +82,12 @@ class MetricsWriter:
     def write(self, metrics: StepMetrics) -> None:
         row = asdict(metrics)
         append_whole(self._file, _line(row))
-        shown = {name: value for name, value in row.items() if name != "step" and value is not None}
+        shown = {_place(name): value for name, value in row.items() if name != "step" and value is not None}
         if self._board is not None:
             for name, value in shown.items():
-                self._board.add_scalar(f"train/{name}", value, metrics.step)
+                self._board.add_scalar(name, value, metrics.step)
         if self._wandb is not None:
-            self._wandb.log({f"train/{name}": value for name, value in shown.items()}, step=metrics.step)
+            self._wandb.log(shown, step=metrics.step)
 
     def close(self) -> None:
         if self._board is not None:
@@ -149,6 +149,11 @@ def _smooth(values: list[float]) -> list[float]:
     reach = max(1, len(values) // 20)
     windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
+
+
+def _place(name: str) -> str:
+    """Where a number stands among the curves of TensorBoard and Weights & Biases."""
+    return "validation/loss" if name == "validation_loss" else f"train/{name}"
 
 
 def _line(row: dict[str, Any]) -> bytes:

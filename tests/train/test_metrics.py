@@ -75,10 +75,11 @@ def test_wandb_gets_each_step_of_one_run(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", module)
     for made in (0, 1):  # a run that goes on is the same one there
         writer = MetricsWriter(tmp_path, config(tmp_path, wandb="mine"), made)
-        writer.write(row(made + 1))
+        writer.write(row(made + 1, held_out=0.7 if made else None))
         writer.close()
     assert [step for step, _ in logged] == [1, 2] and ended == [1, 1]
     assert logged[0][1]["train/loss"] == 1.0 and "train/mfu" not in logged[0][1]
+    assert "validation/loss" not in logged[0][1] and logged[1][1]["validation/loss"] == 0.7
     assert opened[0] == opened[1]
     assert (opened[0]["project"], opened[0]["resume"], opened[0]["config"]["lr"]) == ("mine", "allow", 1e-2)
 
@@ -89,10 +90,10 @@ def test_a_line_shows_what_people_watch():
     with bar:
         bar.update(row(1, loss=1.5, mfu=0.42))
         bar.update(row(2))  # too soon for another line
-        bar.update(row(3, loss=0.25))
+        bar.update(row(3, loss=0.25, held_out=0.5))
     first, last = said.getvalue().splitlines()
     assert first == "1/3 loss 1.500, lr 1.0e-03, 50 tok/s, MFU 42 %, |g| 0.50, 0.0 GiB, ETA 0:00:04"
-    assert last == "3/3 loss 0.250, lr 1.0e-03, 50 tok/s, |g| 0.50, 0.0 GiB"
+    assert last == "3/3 loss 0.250, validation 0.500, lr 1.0e-03, 50 tok/s, |g| 0.50, 0.0 GiB"
 
 
 def test_a_bar_on_a_terminal():
