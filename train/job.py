@@ -149,7 +149,8 @@ def prepare(config: TrainConfig, method: str) -> Job:
     check_fits(kept, base, config)
     held_out, told = validation_documents(config, base, template, kept)
     stored = None if template is None else replace(template, shots=0, stop=())
-    return Job(config, method, base, stored, tuple(kept), (*notes, *told, *_same_model(config, base)), held_out)
+    notes = [*notes, *told, *_repeated(kept), *_same_model(config, base)]
+    return Job(config, method, base, stored, tuple(kept), tuple(notes), held_out)
 
 
 def validation_documents(
@@ -277,6 +278,14 @@ def check_fits(kept: Sequence[Document], base: Base, config: TrainConfig) -> Non
         raise UserError(
             f"{base.folder}: takes {positions} tokens, the longest example has {longest}; lower --max-length"
         )
+
+
+def _repeated(found: Sequence[Document]) -> list[str]:
+    """Examples that are in the data twice count twice, which may be meant (all samples, not one for each equation list)."""
+    again = len(found) - len({(d.prompt_length, d.tokens.tobytes()) for d in found})
+    return [f"{again:,} of {len(found):,} examples are in the data before, word for word, and count again"] * bool(
+        again
+    )
 
 
 def _same_model(config: TrainConfig, base: Base) -> list[str]:

@@ -121,3 +121,10 @@ def test_data_that_make_but_one_step_an_epoch_are_told():
         documents = tuple(Document(f"d{i}", np.arange(5, dtype=np.int32), 2, "g") for i in range(count))
         asked = TrainConfig("m", "d", "o", batch_size=4)
         assert Job(asked, "sft", None, None, documents).step_size == words
+
+
+def test_examples_that_are_there_twice_are_told(tmp_path):
+    asked = config(tmp_path, data=pairs(tmp_path, ["Question: a?\nAnswer:"] * 3 + ["Question: b?\nAnswer:"]))
+    job = prepare(asked, "rft")
+    assert len(job.documents) == 4
+    assert job.notes == ("2 of 4 examples are in the data before, word for word, and count again",)
