@@ -21,9 +21,11 @@ from rftfast.train import job
 from rftfast.train.config import RftConfig, TrainConfig
 from rftfast.train.documents import Document, documents
 from rftfast.train.examples import Example, check_writable, example_of, filled, named_apart, stored_template
-from rftfast.train.job import Job, check_fits, check_folder, short_enough, told_template, validation_documents
+from rftfast.train.fitting import check_fits, short_enough
+from rftfast.train.job import Job, check_folder, told_template
 from rftfast.train.model import open_base
 from rftfast.train.preference_steps import Span, spans_of, weighted
+from rftfast.train.validation import validation_documents
 
 STEPS_FILE = "steps.jsonl"
 _ROLLOUTS = "rollouts"

@@ -15,7 +15,8 @@ from rftfast.train.config import TrainConfig
 from rftfast.train.documents import Document
 from rftfast.train.dpo_config import PreferenceConfig
 from rftfast.train.examples import stored_template
-from rftfast.train.job import TELLING, Job, check_fits, check_folder, short_enough
+from rftfast.train.fitting import check_fits, short_enough
+from rftfast.train.job import TELLING, Job, check_folder
 from rftfast.train.model import Base, open_base
 from rftfast.train.preference import Preference, read_preferences
 from rftfast.train.preference_documents import Pair, fingerprint, pair_documents

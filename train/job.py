@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar
 
 from rftfast.data.atomic import write_errors
 from rftfast.data.manifest import RUN_FILE, open_manifest, read_manifest
 from rftfast.data.prompts import TEMPLATES, Template, load_template, model_template
 from rftfast.errors import UserError
-from rftfast.train.config import SupervisedConfig, TrainConfig
+from rftfast.train.config import TrainConfig
 from rftfast.train.documents import Document, documents
 from rftfast.train.examples import Example, read_examples, stored_template
+from rftfast.train.fitting import check_fits, repeated, short_enough
 from rftfast.train.model import Base, open_base
 from rftfast.train.packing import Step, plan_steps
+from rftfast.train.validation import validation_documents
 
-_log = logging.getLogger(__name__)
-_NAMED = 5  # documents named in a message
 # Templates that can be told from the prompts they make.
 TELLING = (TEMPLATES["gsm8k"], TEMPLATES["alpaca"])
 _OURS = ("checkpoints", "logs", "model", "tensorboard", "wandb", "metrics.jsonl", "stopped.jsonl", "loss.png", RUN_FILE)
-
-
-class Named(Protocol):
-    """What has an id and so many tokens."""
-
-    @property
-    def id(self) -> str: ...
-    def __len__(self) -> int: ...
-
-
-T = TypeVar("T", bound=Named)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,23 +137,8 @@ def prepare(config: TrainConfig, method: str) -> Job:
     check_fits(kept, base, config)
     held_out, told = validation_documents(config, base, template, kept)
     stored = None if template is None else replace(template, shots=0, stop=())
-    notes = [*notes, *told, *_repeated(kept), *_same_model(config, base)]
+    notes = [*notes, *told, *repeated(kept), *_same_model(config, base)]
     return Job(config, method, base, stored, tuple(kept), tuple(notes), held_out)
-
-
-def validation_documents(
-    config: TrainConfig, base: Base, template: Template | None, trained: Sequence[Document]
-) -> tuple[tuple[Document, ...], list[str]]:
-    """The documents of ``--validation``, questions being put in the training data's template, and what is to be said of them."""
-    if not isinstance(config, SupervisedConfig) or config.validation is None:
-        return (), []
-    found = documents(read_examples(config.validation, template), base.tokenizer, eos_id=base.eos_id)
-    kept = short_enough(found, config, "validation example")
-    check_fits(kept, base, config)
-    prompts = {document.tokens[: document.prompt_length].tobytes() for document in trained}
-    seen = sum(document.tokens[: document.prompt_length].tobytes() in prompts for document in kept)
-    told = f"{seen:,} of {len(kept):,} validation examples have the prompt of a training example"
-    return tuple(kept), [told] * bool(seen)
 
 
 def fingerprint(found: Sequence[Document]) -> str:
@@ -247,45 +220,6 @@ def _has(template: Template, example: Example) -> bool:
 
 def _around(text: str, head: str, tail: str) -> bool:
     return text.startswith(head) and text.endswith(tail)
-
-
-def short_enough(found: Sequence[T], config: TrainConfig, unit: str = "example") -> list[T]:
-    """Without what is longer than ``--max-length``, where that is allowed. UserError names and counts it."""
-    long = [item for item in found if len(item) > config.max_length]
-    if not long:
-        return list(found)
-    names = ", ".join(f"{item.id} ({len(item)})" for item in long[:_NAMED]) + ", …" * (len(long) > _NAMED)
-    said = f"{len(long)} of {len(found)} {unit}s are longer than --max-length {config.max_length} tokens: {names}"
-    if not config.drop_long:
-        raise UserError(f"{said}; raise it, or leave them out with --drop-long")
-    if len(long) == len(found):
-        raise UserError(f"{said}; no {unit} is left, so raise it")
-    _log.warning("%s; they are left out", said)
-    return [item for item in found if len(item) <= config.max_length]
-
-
-def check_fits(kept: Sequence[Document], base: Base, config: TrainConfig) -> None:
-    """Refuse documents with tokens that the model has not, or longer than it takes."""
-    text = base.config.get_text_config()
-    most, longest = max(int(d.tokens.max()) for d in kept), max(len(d) for d in kept)
-    if most >= text.vocab_size:
-        raise UserError(
-            f"{base.folder}: its tokenizer gives token {most}, but its vocabulary has {text.vocab_size}; they do not belong"
-            " together: download the model again"
-        )
-    positions = getattr(text, "max_position_embeddings", None)
-    if positions is not None and longest > positions:
-        raise UserError(
-            f"{base.folder}: takes {positions} tokens, the longest example has {longest}; lower --max-length"
-        )
-
-
-def _repeated(found: Sequence[Document]) -> list[str]:
-    """Examples that are in the data twice count twice, which may be meant (all samples, not one for each equation list)."""
-    again = len(found) - len({(d.prompt_length, d.tokens.tobytes()) for d in found})
-    return [f"{again:,} of {len(found):,} examples are in the data before, word for word, and count again"] * bool(
-        again
-    )
 
 
 def _same_model(config: TrainConfig, base: Base) -> list[str]:

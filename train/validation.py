@@ -7,12 +7,30 @@ from collections.abc import Sequence
 
 import torch
 
+from rftfast.data.prompts import Template
 from rftfast.train.batch import collate
-from rftfast.train.config import SupervisedConfig
-from rftfast.train.documents import Document
-from rftfast.train.model import Learner
+from rftfast.train.config import SupervisedConfig, TrainConfig
+from rftfast.train.documents import Document, documents
+from rftfast.train.examples import read_examples
+from rftfast.train.fitting import check_fits, short_enough
+from rftfast.train.model import Base, Learner
 from rftfast.train.packing import plan_steps, rows_for_rank
 from rftfast.train.parallel import World
+
+
+def validation_documents(
+    config: TrainConfig, base: Base, template: Template | None, trained: Sequence[Document]
+) -> tuple[tuple[Document, ...], list[str]]:
+    """The documents of ``--validation``, questions being put in the training data's template, and what is to be said of them."""
+    if not isinstance(config, SupervisedConfig) or config.validation is None:
+        return (), []
+    found = documents(read_examples(config.validation, template), base.tokenizer, eos_id=base.eos_id)
+    kept = short_enough(found, config, "validation example")
+    check_fits(kept, base, config)
+    prompts = {document.tokens[: document.prompt_length].tobytes() for document in trained}
+    seen = sum(document.tokens[: document.prompt_length].tobytes() in prompts for document in kept)
+    told = f"{seen:,} of {len(kept):,} validation examples have the prompt of a training example"
+    return tuple(kept), [told] * bool(seen)
 
 
 class Validation:
