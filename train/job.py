@@ -191,16 +191,17 @@ def _read(config: TrainConfig, base: Base) -> tuple[list[Example], Template | No
     examples = read_examples(config.data, template or usual)[: config.limit]
     if template is None:
         template = told_template(examples, usual)
-    elif not template.chat:
-        odd = next((e.id for e in examples if not _has(template, e)), None)
+    else:
+        # What a chat template has written already is not taken apart.
+        whole = (e for e in examples if not (template.chat and isinstance(e.prompt, str)))
+        odd = next((e.id for e in whole if not _has(template, e)), None)
         if odd is not None:
             raise UserError(f"{config.data}: the prompt of {odd} is not made with the template {template.name}")
     if template is None:
-        return (
-            examples,
-            None,
-            ["how the prompts were made is not known, so no template is stored with the model (--prompt)"],
-        )
+        note = "how the prompts were made is not known, so no template is stored with the model (--prompt)"
+        if all(len(e.prompt) == 1 and not isinstance(e.prompt, str) for e in examples):
+            note += '; of bare questions as messages it is a file.json with {"prompt": "{question}", "chat": true}'
+        return examples, None, [note]
     return examples, template, []
 
 

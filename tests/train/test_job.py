@@ -11,7 +11,7 @@ from rftfast.errors import UserError
 from rftfast.train.config import TrainConfig
 from rftfast.train.documents import Document
 from rftfast.train.job import Job, fingerprint, prepare
-from tests.train.tiny_run import config
+from tests.train.tiny_run import config, write_model
 
 
 def pairs(root, prompts):
@@ -128,3 +128,31 @@ def test_examples_that_are_there_twice_are_told(tmp_path):
     job = prepare(asked, "rft")
     assert len(job.documents) == 4
     assert job.notes == ("2 of 4 examples are in the data before, word for word, and count again",)
+
+
+def messages(root, *contents, system=None):
+    """Conversations of one question, and a base model with a chat template."""
+    base = write_model(root / "chat-base")
+    settings = {"eos_token": "<end>", "chat_template": "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"}
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    first = [] if system is None else [{"role": "system", "content": system}]
+    turns = [[*first, {"role": "user", "content": c}, {"role": "assistant", "content": "1"}] for c in contents]
+    file = root / "messages.jsonl"
+    file.write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
+    return {"model": str(base), "data": str(file), "max_length": 400, "row_tokens": 400}
+
+
+def test_messages_are_checked_against_the_template_that_is_named(tmp_path):
+    """Or a model would be stored with instructions that it has never seen, and be asked with them from then on."""
+    (tmp_path / "bare.json").write_text('{"prompt": "{question}", "chat": true}')
+    bare = str(tmp_path / "bare.json")
+    asked = messages(tmp_path, "1+1?", "2+2?")
+    with pytest.raises(UserError, match="is not made with the template chat"):
+        prepare(config(tmp_path, **asked, prompt="chat"), "sft")
+    assert prepare(config(tmp_path, **asked, prompt=bare), "sft").template.prompt == "{question}"
+    (note,) = prepare(config(tmp_path, **asked), "sft").notes
+    assert '{"prompt": "{question}", "chat": true}' in note
+    made = messages(tmp_path, TEMPLATES["chat"].messages("1+1?")[0]["content"])
+    assert prepare(config(tmp_path, **made, prompt="chat"), "sft").template == TEMPLATES["chat"]
+    with pytest.raises(UserError, match="is not made with the template"):  # it has no place for a system message
+        prepare(config(tmp_path, **messages(tmp_path, "1+1?", system="Be terse."), prompt=bare), "sft")
