@@ -105,8 +105,6 @@ def _template(
     config: PreferenceConfig, known: Template | None, preferences: Sequence[Preference]
 ) -> tuple[Template | None, tuple[str, ...]]:
     """What is to be stored with the model, and what the user should know of it, a line each."""
-    if known is not None and known.chat:
-        return known, ()
     if known is not None:
         odd = next((pair.id for pair in preferences if not _has(known, pair)), None)
         if odd is None:
@@ -121,7 +119,16 @@ def _template(
 
 
 def _has(template: Template, pair: Preference) -> bool:
-    """Whether the pair's prompt is ``template``, without shots, around a question; steps of an answer may follow."""
+    """Whether the pair's prompt is ``template``, without shots, around a question; steps of an answer may follow.
+
+    What a chat template has written already is not taken apart.
+    """
     head, tail = template.prompt.replace("{shots}", "").split("{question}", 1)
     prompt = pair.chosen.example.prompt
-    return isinstance(prompt, str) and prompt.startswith(head) and tail in prompt[len(head) :]
+    if template.chat and isinstance(prompt, str):
+        return True
+    if template.chat:
+        text = prompt[0]["content"] if len(prompt) == 1 and not isinstance(prompt, str) else None
+    else:
+        text = prompt if isinstance(prompt, str) else None
+    return text is not None and text.startswith(head) and tail in text[len(head) :]

@@ -215,6 +215,22 @@ def test_prompts_may_go_on_with_steps(tmp_path):
     assert job.template.name == "gsm8k"
 
 
+def test_messages_are_checked_against_a_chat_template(tmp_path):
+    settings = config(tmp_path)
+    chat = {"eos_token": "<end>", "chat_template": "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"}
+    (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps(chat))
+    turn = [{"role": "user", "content": "1+1?"}]
+    sides = {side: [{"role": "assistant", "content": text}] for side, text in (("chosen", "2"), ("rejected", "3"))}
+    settings = dataclasses.replace(settings, data=str(write_rows(tmp_path / "m.jsonl", [{"prompt": turn, **sides}])))
+    with pytest.raises(UserError, match="is not made with the template chat"):
+        prepare(dataclasses.replace(settings, prompt="chat"), "dpo")
+    save_template(load_template("chat"), tmp_path / "base")  # the model's own, which these pairs have not either
+    job = prepare(settings, "dpo")
+    assert job.template is None and "no template is stored" in job.notes[0]
+    (tmp_path / "bare.json").write_text('{"prompt": "{question}", "chat": true}')
+    assert prepare(dataclasses.replace(settings, prompt=str(tmp_path / "bare.json")), "dpo").template.chat
+
+
 def test_dry_run_writes_nothing_and_counts_right(whole, tmp_path, capsys):
     show_job(prepare(config(whole, out=str(tmp_path / "none"), reference=str(tmp_path / "no")), "dpo"))
     assert not (tmp_path / "none").exists() and not (tmp_path / "no").exists()
