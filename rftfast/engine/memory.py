@@ -123,7 +123,7 @@ def plan_memory(
 ) -> MemoryPlan:
     """The plan for one sampler. ``kv_memory`` in bytes, or None for a share of what is free beside the weights.
 
-    Of a quantised model it counts what stays; while it is loaded, its weights in ``dtype`` are there too.
+    Of a quantised model it counts what stays; until the last of its weights is, the others are there in ``dtype``.
     """
     c = config
     layer = (c.heads + 2 * c.kv_heads) * c.head_dim * c.hidden + c.heads * c.head_dim * c.hidden

@@ -168,7 +168,6 @@ class Sampler:
         )
         tokenizer = Tokenizer.from_folder(folder)
         cos, sin = rope_table(config, config.max_positions)
-        # No name for the weights: those that the decoder keeps in another form are freed before the pages take the rest.
         decoder = Decoder(config, load_weights(folder, config, chosen, target), ops, (cos.to(target), sin.to(target)))
         return cls(
             decoder,

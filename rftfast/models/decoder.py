@@ -36,7 +36,11 @@ class StepInputs:
 
 
 class Decoder:
-    """Weights (as ``load_weights`` names them) and the operations to run them on."""
+    """Weights (as ``load_weights`` names them) and the operations to run them on.
+
+    The layers' are taken out of ``weights``: one that is kept in another form is freed before the next gets its own, so that
+    a model is in memory once, not twice.
+    """
 
     def __init__(
         self,
@@ -53,9 +57,11 @@ class Decoder:
         self.cos, self.sin = rope
         self.layers = []
         for i in range(config.layers):
-            own = {name.split(".", 2)[2]: t for name, t in weights.items() if name.startswith(f"layers.{i}.")}
+            names = [name for name in weights if name.startswith(f"layers.{i}.")]
+            own = {name.split(".", 2)[2]: weights.pop(name) for name in names}
             layer: dict[str, object] = {
-                name: ops.prepare_layer(own[name], own.get(f"{name}_bias")) for name in ("qkv", "o", "gate_up", "down")
+                name: ops.prepare_layer(own.pop(name), own.get(f"{name}_bias"))
+                for name in ("qkv", "o", "gate_up", "down")
             }
             layer |= {name: own.get(name) for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm")}
             self.layers.append(layer)

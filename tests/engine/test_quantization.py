@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,11 @@ import torch
 from rftfast.engine import Generation, Request, Sampler, SamplingParams
 from rftfast.engine.memory import Batch, plan_memory
 from rftfast.models.config import ModelConfig
+from rftfast.models.decoder import Decoder
+from rftfast.models.rope import rope_table
+from rftfast.models.weights import load_weights
+from rftfast.ops import select
+from rftfast.ops.linear import Linear
 from tests.tiny_model import write_tiny_llama
 
 PARAMS = SamplingParams(k=6, temperature=0.9, max_tokens=12, seed=3)
@@ -49,6 +56,22 @@ def test_paths_do_not_depend_on_the_batch(folder: Path) -> None:
     base = draw(folder, dtype="bf16", quantization="fp8")[1]
     for options in ({"max_running": 3}, {"prefix_share": False}):
         assert draw(folder, dtype="bf16", quantization="fp8", **options)[1] == base
+
+
+def test_a_weight_goes_when_it_has_another_form(folder: Path) -> None:
+    """Loading takes no second copy of the model."""
+    config = ModelConfig.from_folder(folder)
+    weights = load_weights(folder, config, torch.float32)
+    matrices = [weakref.ref(weights[f"layers.{i}.{name}"]) for i in (0, 1) for name in ("qkv", "o", "gate_up", "down")]
+    alive = []
+
+    def prepare(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        alive.append(sum(matrix() is not None for matrix in matrices))
+        return Linear(weight.clone(), bias)
+
+    ops = dataclasses.replace(select("cpu", backend="reference"), prepare_layer=prepare)
+    decoder = Decoder(config, weights, ops, rope_table(config, 16))
+    assert alive == [8, 7, 6, 5, 4, 3, 2, 1] and len(decoder.layers) == 2
 
 
 def test_the_plan_counts_what_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
