@@ -112,10 +112,18 @@ def read_outcomes(path: str | Path, vote: str = "value") -> Outcomes:
 
 
 def run_folders(path: str | Path) -> list[Path]:
-    """The run directories that ``path`` is or, one level below, holds; none if it is something else (a model)."""
+    """The run directories that ``path`` is or, one level below, holds; none if it is something else (a model).
+
+    Raises:
+        UserError: they lie two levels below, as in the folder of an evaluation of several models.
+    """
     path = Path(path)
     if (path / RUN_FILE).is_file():
         return [path]
     if not path.is_dir() or (path / "config.json").is_file():
         return []
-    return sorted(child for child in path.iterdir() if (child / RUN_FILE).is_file())
+    found = sorted(child for child in path.iterdir() if (child / RUN_FILE).is_file())
+    below = sorted({file.parent.parent.name for file in path.glob(f"*/*/{RUN_FILE}")})
+    if below and not found:
+        raise UserError(f"{path}: holds evaluations; name that of one model, such as {path / below[0]}")
+    return found

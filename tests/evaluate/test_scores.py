@@ -162,7 +162,9 @@ def test_run_folders(tmp_path: Path) -> None:
     b = run(tmp_path / "m" / "seed-0", {"q1": "rr"})
     assert run_folders(a) == [a]
     assert run_folders(tmp_path / "m") == [a, b]
-    assert run_folders(tmp_path) == []
+    with pytest.raises(UserError, match=r"holds evaluations; name that of one model, such as .*/m$"):
+        run_folders(tmp_path)
+    assert run_folders(tmp_path / "m" / "greedy" / "samples") == []
     assert run_folders("no/such/thing") == []
     (tmp_path / "m" / "config.json").write_text("{}")
     assert run_folders(tmp_path / "m") == []  # a model folder is a model, whatever lies in it
