@@ -26,8 +26,16 @@ from rftfast.models.safetensors_writer import write_safetensors
 from rftfast.models.weights import checkpoint_slots
 
 _AGAIN = "download it again"
-_FORMAT = 1  # goes up whenever the conversion changes, so that old folders in a cache are not taken for new ones
+_FORMAT = 2  # goes up whenever the conversion changes, so that old folders in a cache are not taken for new ones
 _HF_ARCHITECTURE = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+# What a header may say of YaRN beside its ramp, and the values that mean what config.json means without it. (No value of
+# yarn_attn_factor does: it is config.json's attention_factor to converters, and a factor beside that to llama.cpp.)
+_YARN_USUAL: dict[str, tuple[float, ...]] = {
+    "attn_factor": (1.0,),
+    "yarn_attn_factor": (),
+    "yarn_ext_factor": (1.0,),
+    "yarn_log_multiplier": (0.0,),
+}
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
@@ -166,7 +174,15 @@ def _rope_scaling(get: Any, need: Any, tensors: dict[str, Any], head_dim: int, t
     if kind == "yarn":
         original = int(need("rope.scaling.original_context_length"))
         factor = float(need("rope.scaling.factor"))
-        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+        for name, usual in _YARN_USUAL.items():
+            value = get(f"rope.scaling.{name}")
+            if value is not None and value not in usual:
+                raise UserError(
+                    f"{file}: rope scaling yarn with {name} {value} is not supported; use the Hugging Face folder of the model"
+                )
+        ramp = {name: get(f"rope.scaling.yarn_{name}") for name in ("beta_fast", "beta_slow")}
+        given = {name: float(value) for name, value in ramp.items() if value is not None}
+        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original, **given}
     if kind not in (None, "none"):
         raise UserError(f"{file}: rope scaling {kind!r} is not supported; supported are linear, yarn and Llama 3's")
     if "rope_freqs.weight" not in tensors:

@@ -193,6 +193,35 @@ def test_header_rope_scaling_is_kept(tmp_path):
         convert_gguf(tmp_path / "m.gguf", tmp_path)
 
 
+def test_yarn_is_taken_whole_or_refused(tmp_path):
+    """llama.cpp's converter writes the ramp's limits where config.json gives them; without them other angles would come out."""
+    kinds = gguf.GGUFValueType
+    yarn: dict[str, Any] = {
+        "qwen2.rope.scaling.type": ("yarn", kinds.STRING),
+        "qwen2.rope.scaling.factor": (4.0, kinds.FLOAT32),
+        "qwen2.rope.scaling.original_context_length": (64, kinds.UINT32),
+        "qwen2.rope.scaling.yarn_ext_factor": (1.0, kinds.FLOAT32),
+    }
+    ramp = {
+        "qwen2.rope.scaling.yarn_beta_fast": (16.0, kinds.FLOAT32),
+        "qwen2.rope.scaling.yarn_beta_slow": (2.0, kinds.FLOAT32),
+    }
+    write_gguf(tmp_path / "m.gguf", make_model("qwen2"), header=yarn | ramp)
+    convert_gguf(tmp_path / "m.gguf", tmp_path)
+    scaling = ModelConfig.from_folder(tmp_path).rope_scaling
+    assert scaling is not None and (scaling.beta_fast, scaling.beta_slow) == (16.0, 2.0)
+    for name, value in (
+        ("yarn_attn_factor", 1.0),
+        ("yarn_ext_factor", 0.5),
+        ("yarn_log_multiplier", 0.1),
+        ("attn_factor", 1.2),
+    ):
+        header = yarn | {f"qwen2.rope.scaling.{name}": (value, kinds.FLOAT32)}
+        write_gguf(tmp_path / "m.gguf", make_model("qwen2"), header=header)
+        with pytest.raises(UserError, match=f"yarn with {name} .*; use the Hugging Face folder"):
+            convert_gguf(tmp_path / "m.gguf", tmp_path)
+
+
 @pytest.mark.parametrize("keep", [0, 3, 20, 400, 0.3, 0.7, -1])
 def test_a_file_cut_short_is_one_clear_line(keep, tmp_path):
     file = tmp_path / "m.gguf"
