@@ -62,6 +62,8 @@ def main(
         return _end(f"error: {error}", 2, rank)
     except Stopped as stopped:
         return _end("" if rank else str(stopped), 128 + stopped.number, 0)
+    except KeyboardInterrupt:  # before the first step, or a second one that did not want to wait
+        return _end("" if rank else "interrupted; the same command goes on from the last checkpoint, if any", 130, 0)
     return 0
 
 

@@ -188,3 +188,11 @@ def test_a_dry_run_from_the_command_line(tmp_path, capsys):
     assert entry.main("rft", "", [*arguments(tmp_path), "--dry-run"]) == 0
     assert "dry run: nothing was trained or written" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_while_everything_is_read_is_one_line(tmp_path, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    assert entry.main("sft", "", arguments(tmp_path), load=lambda: (interrupted, None)) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from the last checkpoint, if any\n"
