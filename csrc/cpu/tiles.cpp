@@ -65,8 +65,8 @@ void store(const Product& p, const float* sums, int64_t row, int rows, int64_t f
   }
 }
 
-// All rows times one panel: the panel comes from memory once and stays in the cache.
-void panel_product(const Product& p, int64_t panel) {
+// Rows [row0, row1) times one panel: the panel comes from memory once and stays in the cache.
+void panel_product(const Product& p, int64_t panel, int64_t row0, int64_t row1) {
   const int64_t steps = p.channels / kTileChannels;
   const uint16_t* left = p.packed + panel * kPanelOutputs * p.channels;
   const uint16_t* right = left + 16 * p.channels;
@@ -74,8 +74,8 @@ void panel_product(const Product& p, int64_t panel) {
   const TileConfiguration full = configuration(16, 16);
   alignas(64) float sums[4][256];
   int loaded = -1;  // rows the tiles are configured for
-  for (int64_t row = 0; row < p.rows; row += 2 * kTileRows) {
-    const int rows = int(p.rows - row < 2 * kTileRows ? p.rows - row : 2 * kTileRows);
+  for (int64_t row = row0; row < row1; row += 2 * kTileRows) {
+    const int rows = int(row1 - row < 2 * kTileRows ? row1 - row : 2 * kTileRows);
     const int rows_a = rows < kTileRows ? rows : kTileRows, rows_b = rows - rows_a;
     if (loaded != rows) {
       if (rows == 2 * kTileRows) {
@@ -130,7 +130,16 @@ void panel_product(const Product& p, int64_t panel) {
 void tile_linear(const uint16_t* x, int64_t x_stride, const uint16_t* packed, const uint16_t* bias, uint16_t* out,
                  int64_t rows, int64_t outputs, int64_t channels) {
   const Product product{x, x_stride, packed, bias, out, rows, outputs, channels};
-  parallel_for((outputs + kPanelOutputs - 1) / kPanelOutputs, [&](int64_t panel) { panel_product(product, panel); });
+  const int64_t panels = (outputs + kPanelOutputs - 1) / kPanelOutputs;
+  // Where there are few panels for many threads, the rows are shared out, too.
+  constexpr int64_t kBlock = 2 * kTileRows;
+  const int64_t blocks = (rows + kBlock - 1) / kBlock, wanted = (2 * threads() + panels - 1) / panels;
+  const int64_t parts = threads() == 1 || wanted <= 1 ? 1 : wanted < blocks ? wanted : blocks;
+  const int64_t each = parts == 0 ? 0 : (blocks + parts - 1) / parts * kBlock;  // rows of a part
+  parallel_for(panels * parts, [&](int64_t item) {
+    const int64_t first = item % parts * each, last = first + each < rows ? first + each : rows;
+    if (first < last) panel_product(product, item / parts, first, last);
+  });
 }
 
 #else

@@ -12,21 +12,32 @@ import numpy as np
 from rftfast.engine.tree import PAGE
 
 TILE_ROWS = 32
+_LEAST_TILE_ROWS = 8  # with less, a tile's pages serve too few rows
 _ALL = 1 << 30
 
 
-def build(tables: np.ndarray, slots: np.ndarray, lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def tile_rows(rows: int, kv_heads: int, threads: int) -> int:
+    """Rows of a tile, so that there are two items of work (tile, key/value head) or more for each thread, if that can be."""
+    size = TILE_ROWS
+    while size > _LEAST_TILE_ROWS and -(-rows // size) * kv_heads < 2 * threads:
+        size //= 2
+    return size
+
+
+def build(
+    tables: np.ndarray, slots: np.ndarray, lens: np.ndarray, size: int = TILE_ROWS
+) -> tuple[np.ndarray, np.ndarray]:
     """Tiles [*, 4] and segments [*, 4] (int32) as ``ops.AttentionPlan`` defines them.
 
     ``tables`` [T, S] int32 page ids; ``slots`` [R] each row's table; ``lens`` [R] keys each row sees. Rows with the
-    same table (a chunk of a prompt) stand together.
+    same table (a chunk of a prompt) stand together. ``size``: rows of a tile.
     """
     shared = _shared_pages(tables, slots, lens)
     tiles: list[tuple[int, int, int, int]] = []
     segments: list[tuple[int, int, int, int]] = []
     rows = len(slots)
-    for first in range(0, rows, TILE_ROWS):
-        last = min(rows, first + TILE_ROWS)
+    for first in range(0, rows, size):
+        last = min(rows, first + size)
         before = len(segments)
         _divide(first, last, 0, shared, segments)
         tiles.append((first, last, before, len(segments)))

@@ -122,7 +122,8 @@ class Runner:
         slot_array = np.array(slots, dtype=np.int32)
         known = () if step.chunks else tuple(slots)
         if self._plan is None or not known or known != self._known:
-            tiles, segments = plan.build(self.tables, slot_array, lens_array)
+            size = plan.tile_rows(len(slots), self.decoder.config.kv_heads, torch.get_num_threads())
+            tiles, segments = plan.build(self.tables, slot_array, lens_array, size)
             self._plan = torch.from_numpy(tiles), torch.from_numpy(segments)
             self._known = known
         return StepInputs(

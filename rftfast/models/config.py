@@ -151,7 +151,7 @@ class ModelConfig:
         eos_ids = _eos_ids(generation or {}, fields, source)
         if not eos_ids:
             notes.append(
-                f"{source} names no end token (eos_token_id), so paths end at a stop string or --max-tokens alone"
+                "the model names no end token (eos_token_id): paths end at a stop string or --max-tokens alone"
             )
         attention_bias = bool(fields.get("attention_bias", False))
         return cls(

@@ -41,7 +41,7 @@ class SimulatedModel:
         self.memory = np.full((2, pages, PAGE), -1, dtype=np.int64)
         self.pages = pages
         self.letters = letters
-        self.config = SimpleNamespace(max_positions=longest)
+        self.config = SimpleNamespace(max_positions=longest, kv_heads=1)
         self.ops = SimpleNamespace(sample=self.sample)
         self.rows: list[list[int]] = []
         """For each row of the coming step, the tokens that it must find."""

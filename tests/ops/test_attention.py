@@ -346,12 +346,13 @@ MOVES = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(moves=MOVES, seed=st.integers(0, 9))
-def test_plan_covers_each_rows_pages_once(forest, moves, seed):
+@given(moves=MOVES, seed=st.integers(0, 9), size=st.sampled_from([8, 16, 32]))
+def test_plan_covers_each_rows_pages_once(forest, moves, seed, size):
     tables, row_table, lens = trees = forest(moves, seed)
     rows = len(lens)
-    tiles, segments = plans.build(*trees)
+    tiles, segments = plans.build(*trees, size)
     assert tiles.dtype == segments.dtype == np.int32
+    assert (tiles[:, 1] - tiles[:, 0] <= size).all()
     # Tiles part the rows, in order, and the segments likewise.
     assert [t[0] for t in tiles.tolist()] == [0, *(t[1] for t in tiles[:-1].tolist())]
     assert tiles[-1, 1] == rows and (tiles[:, 1] > tiles[:, 0]).all()
@@ -388,6 +389,15 @@ def test_plan_shares_all_that_neighbours_have_in_common(forest, moves):
         distinct = {int(p) for r in range(row0, row1) for p in tables[row_table[r]][: lens[r] // PAGE]}
         assert set(read) == distinct
         assert len(read) == len(distinct)
+
+
+def test_tiles_are_large_unless_threads_would_have_nothing_to_do():
+    assert plans.tile_rows(100, 3, 2) == plans.TILE_ROWS == 32  # 12 items for 2 threads
+    assert plans.tile_rows(100, 3, 6) == 32
+    assert plans.tile_rows(100, 3, 7) == 16  # 21
+    assert plans.tile_rows(100, 3, 12) == 8  # 39
+    assert plans.tile_rows(100, 3, 64) == 8
+    assert plans.tile_rows(512, 32, 64) == 32
 
 
 def test_plan_of_one_shared_prompt():

@@ -134,16 +134,20 @@ def test_tiles_take_rows_with_a_stride():
 
 
 @needs_tiles
-def test_tiles_do_not_depend_on_the_threads():
-    x, weight, b = case(576, 960, torch.bfloat16)
+@pytest.mark.parametrize("shape", [(576, 960), (96, 33)], ids=str)  # panels enough for all threads, and too few
+def test_tiles_do_not_depend_on_the_threads(shape):
+    x, weight, b = case(*shape, torch.bfloat16)
     prepared = linear.prepare(weight, b)
     before = torch.get_num_threads()
-    found = []
-    for threads in (1, 2, 3):
-        native.set_threads(threads)
-        found.append(linear.invariant(x, prepared))
-    native.set_threads(before)
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    try:
+        for rows in (0, 1, 32, 33, 100, 512):
+            found = []
+            for threads in (1, 2, 3, 7):
+                native.set_threads(threads)
+                found.append(linear.invariant(x[:rows], prepared))
+            assert all(torch.equal(each, found[0]) for each in found), rows
+    finally:
+        native.set_threads(before)
 
 
 @needs_tiles
