@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -103,6 +104,10 @@ class TrainConfig:
     """Print the resolved configuration, steps, tokens and an estimate of the memory of each device only."""
 
     def __post_init__(self) -> None:
+        # A shell leaves --out=~/x alone, and a study file's ~/x is seen by no shell at all.
+        for name in _PATHS:
+            if isinstance(value := getattr(self, name, None), str):
+                object.__setattr__(self, name, os.path.expanduser(value))
         for name in (
             "epochs",
             "batch_size",
@@ -164,6 +169,7 @@ class RftConfig(SupervisedConfig):
     above 0). The data is then a directory of rollouts (see 'rftfast rollout'), its run, or a file of its steps.jsonl's rows."""
 
 
+_PATHS = ("model", "data", "out", "prompt", "validation", "reference")
 # What may differ when a run goes on: where it runs, how it is watched, and names of what is compared by its content.
 _CONTENT = ("model", "data", "prompt", "limit", "drop_long")
 _PLACE = ("device", "dtype", "threads", "shard", "gather", "reduce_each_row", "cpu_offload", "recompute", "compile")

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from rftfast.errors import UserError
-from rftfast.train.config import TrainConfig
+from rftfast.train.config import SupervisedConfig, TrainConfig
+from rftfast.train.dpo_config import PreferenceConfig
 from rftfast.train.options import docstrings, parse
 
 NEEDED = ["--model", "m", "--data", "d", "--out", "o"]
@@ -86,3 +87,12 @@ def test_identity_is_what_is_learned_not_where():
         assert dataclasses.replace(c, **change).identity() != c.identity(), change
     for change in ({"row_tokens": 999}, {"shard": "node"}, {"keep": 9}, {"data": "elsewhere"}, {"dtype": "float32"}):
         assert dataclasses.replace(c, **change).identity() == c.identity(), change
+
+
+def test_a_home_folder_that_no_shell_has_filled_in(monkeypatch):
+    """``--data=~/run`` was read, but its template was looked for in a folder called ``~``."""
+    monkeypatch.setenv("HOME", "/home/me")
+    c = TrainConfig("~/model", "~/run", "~/out", prompt="gsm8k")
+    assert (c.model, c.data, c.out, c.prompt) == ("/home/me/model", "/home/me/run", "/home/me/out", "gsm8k")
+    assert SupervisedConfig("m", "d", "o", validation="~/v").validation == "/home/me/v"
+    assert PreferenceConfig("m", "d", "o", reference="~/r").reference == "/home/me/r"
