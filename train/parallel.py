@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from rftfast.cores import usable_cores
 from rftfast.errors import UserError
 from rftfast.train.config import TrainConfig
 from rftfast.train.heap import keep_freed_memory
@@ -83,10 +84,7 @@ def open_world(config: TrainConfig) -> Iterator[World]:
     launched = all(name in os.environ for name in _TORCHRUN)
     size, local_size = (int(os.environ[n]) if launched else 1 for n in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     threads = torch.get_num_threads()
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )  # macOS cannot tell
-    torch.set_num_threads(config.threads or max(1, cores // local_size))
+    torch.set_num_threads(config.threads or max(1, usable_cores() // local_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from rftfast import ops as operations
+from rftfast.cores import usable_cores
 from rftfast.engine.device import find_device
 from rftfast.engine.gpu_runner import GpuRunner
 from rftfast.engine.memory import Batch, MemoryPlan, human, parse_bytes, plan_memory
@@ -131,7 +132,7 @@ class Sampler:
         """Loads ``model`` (a folder, a GGUF file, a named model or a Hugging Face name).
 
         ``dtype``: auto (bf16 where the CPU multiplies it natively, else float32), bf16 or float32. ``threads``: CPU
-        threads, all cores by default. ``kv_memory``: bytes, or text such as "4GiB". ``invariant``: tokens independent of
+        threads, all cores that are ours by default. ``kv_memory``: bytes, or text such as "4GiB". ``invariant``: tokens independent of
         the batch; the default on CPUs. ``max_running``: paths drawn at once, 256 by default on CPUs, 1,024 on GPUs.
         ``ahead``: launch each step before the tokens of the one before are here; the default on GPUs. ``graphs``: replay
         captured steps on GPUs. ``quantization``: "fp8" for the products of the layers (``ops.fp8``); emulated, and slow,
@@ -141,10 +142,9 @@ class Sampler:
         batch = Batch.of(target, max_running)
         if target.type == "cuda":
             torch.cuda.set_device(target)  # Triton launches on the current one
-        if threads is not None:
-            if threads < 1:
-                raise UserError(f"threads is {threads}: use at least 1")
-            operations.native.set_threads(threads)
+        if threads is not None and threads < 1:
+            raise UserError(f"threads is {threads}: use at least 1")
+        operations.native.set_threads(threads or min(torch.get_num_threads(), usable_cores()))
         if invariant is None:
             invariant = target.type == "cpu"
         folder = resolve(str(model))

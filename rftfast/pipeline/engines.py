@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from rftfast.cores import usable_cores
 from rftfast.engine.monitor import Monitor
 from rftfast.engine.params import Generation, Request
 from rftfast.engine.sampler import Sampler
@@ -82,6 +82,5 @@ def shared(devices: list[str], options: Mapping[str, Any]) -> dict[str, Any]:
     most = Counter(devices).most_common(1)[0]
     if most[1] > 1 and options.get("kv_memory") is None:
         raise UserError(f"{most[1]} engines on {most[0]}: say with --kv-memory how much each may use")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = options.get("threads") or max(1, cores // len(devices))
+    threads = options.get("threads") or max(1, usable_cores() // len(devices))
     return {**options, "threads": threads}

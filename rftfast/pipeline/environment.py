@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from rftfast import ops
+from rftfast.cores import usable_cores
 from rftfast.engine.memory import free_memory, human
 from rftfast.engine.sampler import choose_dtype
 from rftfast.models.cache import cache_folder
@@ -75,10 +76,9 @@ def cpu_features() -> list[str]:
 
 def _machine() -> dict[str, str]:
     missing = ops.native.available()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     held = "in tiles (AMX)" if ops.linear.can_tile() else "blocked" if ops.linear.can_block() else "in rows"
     rows = {
-        "cpu": f"{cpu_model()}, {cores} cores, torch uses {torch.get_num_threads()} threads",
+        "cpu": f"{cpu_model()}, {usable_cores()} usable cores, torch uses {torch.get_num_threads()} threads",
         "features": " ".join(cpu_features()) or "unknown",
         "native kernels": missing or f"{', '.join(ops.native.load().isa_names())} (best first; the first is used)",
         "threads borrowed from": "-" if missing else ops.native.openmp_library() or "none found: one thread only",

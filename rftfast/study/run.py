@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
+from rftfast.cores import usable_cores
 from rftfast.data.atomic import write_errors
 from rftfast.data.lock import RunLock
 from rftfast.study.graph import Step, dependents
@@ -99,9 +100,7 @@ class _Runner:
         self.signals = signals
         self.jobs = jobs
         self.say = say
-        # In a container or a batch job not all cores of the machine are ours.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = max(1, cores // jobs)
+        self.threads = max(1, usable_cores() // jobs)
         self.outcome = Outcome()
         self.running: list[_Running] = []
 

@@ -9,11 +9,11 @@ comments and keywords on the left side of a reference equation, …) it does not
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from rftfast.cores import usable_cores
 from rftfast.data.records import VERDICTS, Verdict
 from rftfast.verify.judge import verify_in_python
 from rftfast.verify.policy import Policy
@@ -80,7 +80,7 @@ class CheckedBatch(Sequence[Verdict]):
             _MODES[policy.equations],
             policy.bare,
             keys,
-            _cores() if threads is None else threads,
+            usable_cores() if threads is None else threads,
         )
         self._codes: bytes = self._native.codes()
         left = self._native.undecided()
@@ -139,7 +139,3 @@ def verify_codes(
 ) -> np.ndarray:
     """Verdicts alone: uint8 [n], indices into ``rftfast.data.records.VERDICTS``. Errors as ``CheckedBatch``."""
     return CheckedBatch(completions, golds, policy, truncated=truncated, keys=False, threads=threads).codes()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

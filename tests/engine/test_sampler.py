@@ -60,6 +60,16 @@ def paths(generations: Any) -> Paths:
     return dict(found)
 
 
+@pytest.mark.parametrize(("ours", "torchs", "threads", "found"), [(2, 5, None, 2), (5, 2, None, 2), (2, 5, 3, 3)])
+def test_threads_are_no_more_than_the_cores_that_are_ours_unless_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, ours: int, torchs: int, threads: int | None, found: int
+) -> None:
+    monkeypatch.setattr("rftfast.engine.sampler.usable_cores", lambda: ours)
+    torch.set_num_threads(torchs)
+    make(folder, threads=threads)
+    assert torch.get_num_threads() == found
+
+
 @pytest.fixture(scope="module", params=["float32", "bf16"])
 def expected(request: pytest.FixtureRequest, folder: Path) -> tuple[str, Paths]:
     """Every path drawn with nobody else in the batch, on a sampler of its own."""
