@@ -140,7 +140,7 @@ def _template(config: TrainConfig, file: Path) -> Template | None:
     above = file.absolute().parents[:2]  # a relative path may begin below the run
     run = next((f for f in above if (f / RUN_FILE).is_file() and (f / "samples").is_dir()), None)
     stored = None if run is None else stored_template(run)
-    if stored is not None and given is not None and (given.prompt, given.chat) != (stored.prompt, stored.chat):
+    if stored is not None and given is not None and not given.asks_as(stored):
         raise UserError(f"{run} was sampled with the template {stored.name}, not {config.prompt}; leave --prompt out")
     return stored or given
 

@@ -87,7 +87,7 @@ def _known_template(config: PreferenceConfig, base: Base) -> Template | None:
     """The template that was named, or that the pairs' run or the model has."""
     run = _run_template(config.data)
     given = None if config.prompt is None else load_template(config.prompt)
-    if run is not None and given is not None and (given.prompt, given.chat) != (run.prompt, run.chat):
+    if run is not None and given is not None and not given.asks_as(run):
         raise UserError(
             f"{config.data} lies in a run with the template {run.name}, not {config.prompt}; leave --prompt out"
         )
@@ -125,10 +125,11 @@ def _has(template: Template, pair: Preference) -> bool:
     """
     head, tail = template.prompt.replace("{shots}", "").split("{question}", 1)
     prompt = pair.chosen.example.prompt
-    if template.chat and isinstance(prompt, str):
+    text: str | None
+    if not isinstance(prompt, str):
+        text = template.user_text(prompt) if template.chat else None
+    elif template.chat:
         return True
-    if template.chat:
-        text = prompt[0]["content"] if len(prompt) == 1 and not isinstance(prompt, str) else None
     else:
-        text = prompt if isinstance(prompt, str) else None
+        text = prompt
     return text is not None and text.startswith(head) and tail in text[len(head) :]

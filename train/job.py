@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,6 +106,7 @@ class Job:
             "text": self.template.prompt,
             "shot": self.template.shot,
             "chat": self.template.chat,
+            **({"system": self.template.system} if self.template.system else {}),
         }
         config = {"method": self.method, **self.config.identity(), "template": template}
         notes = {
@@ -182,7 +184,7 @@ def _read(config: TrainConfig, base: Base) -> tuple[list[Example], Template | No
     """The examples, and the template their prompts are made with, as far as it is known."""
     run = stored_template(config.data)
     given = None if config.prompt is None else load_template(config.prompt)
-    if run is not None and given is not None and (given.prompt, given.chat) != (run.prompt, run.chat):
+    if run is not None and given is not None and not given.asks_as(run):
         raise UserError(
             f"{config.data} was sampled with the template {run.name}, not {config.prompt}; leave --prompt out"
         )
@@ -199,10 +201,20 @@ def _read(config: TrainConfig, base: Base) -> tuple[list[Example], Template | No
             raise UserError(f"{config.data}: the prompt of {odd} is not made with the template {template.name}")
     if template is None:
         note = "how the prompts were made is not known, so no template is stored with the model (--prompt)"
-        if all(len(e.prompt) == 1 and not isinstance(e.prompt, str) for e in examples):
-            note += '; of bare questions as messages it is a file.json with {"prompt": "{question}", "chat": true}'
+        if (bare := _bare_chat(examples)) is not None:
+            system = f', "system": {json.dumps(bare, ensure_ascii=False)}' if bare else ""
+            note += f'; of bare questions as messages it is a file.json with {{"prompt": "{{question}}", "chat": true{system}}}'
         return examples, None, [note]
     return examples, template, []
+
+
+def _bare_chat(examples: Sequence[Example]) -> str | None:
+    """The system message (or "") of prompts that are all of one user message behind the same one; None for others."""
+    first = examples[0].prompt
+    system = first[0]["content"] if not isinstance(first, str) and first[0]["role"] == "system" else ""
+    chat = Template("messages", "{question}", chat=True, system=system)
+    bare = all(not isinstance(e.prompt, str) and chat.user_text(e.prompt) is not None for e in examples)
+    return system if bare else None
 
 
 def told_template(examples: Sequence[Example], *others: Template) -> Template | None:
@@ -215,7 +227,8 @@ def _has(template: Template, example: Example) -> bool:
     head, tail = template.prompt.replace("{shots}", "").split("{question}", 1)
     prompt = example.prompt
     if template.chat:
-        return len(prompt) == 1 and not isinstance(prompt, str) and _around(prompt[0]["content"], head, tail)
+        text = None if isinstance(prompt, str) else template.user_text(prompt)
+        return text is not None and _around(text, head, tail)
     return isinstance(prompt, str) and not example.rendered and _around(prompt, head, tail)
 
 

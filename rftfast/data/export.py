@@ -23,14 +23,12 @@ def prompt_completion_row(prompt: str, completion: str) -> dict[str, Any]:
     return {"prompt": _whole(prompt), "completion": _whole(completion)}
 
 
-def messages_row(user: str, completion: str) -> dict[str, Any]:
-    """``{"messages": [user, assistant]}``; the trainer's chat template sets what stands around them."""
-    return {
-        "messages": [
-            {"role": "user", "content": _whole(user)},
-            {"role": "assistant", "content": _whole(completion.strip())},
-        ],
-    }
+def messages_row(user: str, completion: str, system: str = "") -> dict[str, Any]:
+    """``{"messages": [user, assistant]}``, the system's before them if there is one; the trainer's chat template sets what
+    stands around them."""
+    turns = [("system", system)] if system else []
+    turns += [("user", user), ("assistant", completion.strip())]
+    return {"messages": [{"role": role, "content": _whole(text)} for role, text in turns]}
 
 
 def preference_row(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:

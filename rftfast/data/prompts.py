@@ -20,7 +20,7 @@ _SHOT = "Question: {question}\nAnswer: {answer}\n\n"
 # A base model ends its solution with an empty line and goes on to a question of its own. The second string catches models
 # that leave the empty line out. "Question:" alone is no stop: it may stand inside a solution.
 _STOP = ("\n\n", "\nQuestion:")
-_JSON_KEYS = ("prompt", "shot", "stop", "shots", "chat", "name")
+_JSON_KEYS = ("prompt", "shot", "stop", "shots", "chat", "system", "name")
 STORED = "rftfast_prompt.json"
 """The file in a model's folder that holds the template the model was trained with."""
 
@@ -36,6 +36,7 @@ class Template:
         stop: strings that end a completion; they are cut off it.
         shots: how many examples are shown unless the user says otherwise.
         chat: the prompt is one user message; the engine's side renders :meth:`messages` with the tokenizer's chat template.
+        system: of a chat, the system message before all others; none if it is empty (some chat templates then write their own).
 
     Raises:
         UserError: a placeholder is missing or stands where it has no meaning.
@@ -47,6 +48,7 @@ class Template:
     stop: tuple[str, ...] = ()
     shots: int = 0
     chat: bool = False
+    system: str = ""
 
     def __post_init__(self) -> None:
         if "{question}" not in self.prompt:
@@ -65,6 +67,10 @@ class Template:
             )
         if "" in self.stop:
             raise UserError(f"template {self.name}: an empty stop string would stop everything; remove it")
+        if self.system and not self.chat:
+            raise UserError(
+                f"template {self.name}: only a chat has a system message; set chat to true, or leave it out"
+            )
 
     @property
     def takes_shots(self) -> bool:
@@ -97,18 +103,32 @@ class Template:
         return _fill(self.prompt, {"question": question, "shots": blocks})
 
     def messages(self, question: str, shots: Sequence[Question] = ()) -> list[dict[str, str]]:
-        """The prompt as chat messages ``{"role", "content"}``: each shot a user's and an assistant's turn, then the question.
+        """The prompt as chat messages ``{"role", "content"}``: the system message, each shot a user's and an assistant's turn,
+        then the question.
 
         Without a chat template of its own (``chat`` False) everything stands in one user message.
         """
         if not self.chat:
             return [{"role": "user", "content": self.render(question, shots)}]
-        turns = []
+        turns = [{"role": "system", "content": self.system}] if self.system else []
         for shot in _others(question, shots):
             turns.append({"role": "user", "content": _fill(self.prompt, {"question": shot.question})})
             turns.append({"role": "assistant", "content": shot.answer})
         turns.append({"role": "user", "content": _fill(self.prompt, {"question": question})})
         return turns
+
+    def user_text(self, messages: Sequence[Mapping[str, str]]) -> str | None:
+        """Of a chat's prompt without shots the user's text, or None if its turns are not this template's."""
+        assert self.chat
+        before = [("system", self.system)] if self.system else []
+        turns = [(turn["role"], turn["content"]) for turn in messages]
+        if turns[:-1] != before or not turns or turns[-1][0] != "user":
+            return None
+        return turns[-1][1]
+
+    def asks_as(self, other: Template) -> bool:
+        """Whether both put a question without shots in the same words."""
+        return (self.prompt, self.chat, self.system) == (other.prompt, other.chat, other.system)
 
     def clean(self, text: str) -> str:
         """A completion's text without the white space in front of it (``begin``, or a model's own)."""
@@ -152,7 +172,8 @@ def manifest_is_chat(prompt: Mapping[str, Any]) -> bool:
 def manifest_template(prompt: Mapping[str, Any]) -> Template:
     """The template that a run's manifest holds as ``config["prompt"]``. Raises UserError for one that is no template."""
     name, stop = str(prompt.get("template", "stored")), tuple(prompt.get("stop") or ())
-    return Template(name, str(prompt.get("text", "")), str(prompt.get("shot", "")), stop, chat=manifest_is_chat(prompt))
+    text, shot, system = (str(prompt.get(part, "")) for part in ("text", "shot", "system"))
+    return Template(name, text, shot, stop, chat=manifest_is_chat(prompt), system=system)
 
 
 def load_template(name_or_file: str | Path) -> Template:
@@ -160,7 +181,8 @@ def load_template(name_or_file: str | Path) -> Template:
 
     A text file is the prompt itself, with ``{question}`` and, if it is to show examples, ``{shots}``; one line break at
     its end is the editor's and is removed. Examples are then written and stopped as in ``gsm8k``. A ``.json`` file is
-    ``{"prompt": "…", "shot": "…", "stop": ["…"], "shots": 4, "chat": false, "name": "…"}``, all but ``prompt`` optional.
+    ``{"prompt": "…", "shot": "…", "stop": ["…"], "shots": 4, "chat": false, "system": "…", "name": "…"}``, all but ``prompt``
+    optional.
 
     Raises:
         UserError: neither a template nor a readable file, or contents that make no template.
@@ -199,6 +221,7 @@ def save_template(template: Template, folder: str | Path) -> Path:
     """Store ``template`` in a model's folder, so that :func:`model_template` gives it back as it is."""
     t = template
     held = {"name": t.name, "prompt": t.prompt, "shot": t.shot, "stop": list(t.stop), "shots": t.shots, "chat": t.chat}
+    held |= {"system": t.system} if t.system else {}
     file = Path(folder) / STORED
     write_atomic(file, [json.dumps(held, indent=2, ensure_ascii=False).encode() + b"\n"])
     return file
@@ -244,11 +267,11 @@ def _from_json(path: Path, text: str) -> Template:
     shots = value.get("shots", TEMPLATES["gsm8k"].shots if "{shots}" in prompt else 0)
     if not isinstance(shots, int) or isinstance(shots, bool):
         raise UserError(f'{path}: "shots" must be a whole number')
-    chat, name = value.get("chat", False), value.get("name", str(path))
-    if not isinstance(chat, bool) or not isinstance(name, str):
-        raise UserError(f'{path}: "chat" must be true or false, and "name" text')
+    chat, system, name = value.get("chat", False), value.get("system", ""), value.get("name", str(path))
+    if not isinstance(chat, bool) or not isinstance(system, str) or not isinstance(name, str):
+        raise UserError(f'{path}: "chat" must be true or false, "system" and "name" text')
     # Built under the file's name first, so that what is wrong with it names the file.
-    return replace(Template(str(path), prompt, shot, tuple(stop), shots, chat), name=name)
+    return replace(Template(str(path), prompt, shot, tuple(stop), shots, chat, system), name=name)
 
 
 def _fill(text: str, values: dict[str, str]) -> str:

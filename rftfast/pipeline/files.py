@@ -70,7 +70,7 @@ def export_pool(
                 continue
             for row in selection.rows(dedup=dedup, models=True):
                 if form == "messages":
-                    yield messages_row(_user(question), row["completion"])
+                    yield messages_row(_user(question), row["completion"], question.system)
                 else:
                     prompt = _prompt(question)
                     yield row if form == "parquet" else prompt_completion_row(prompt, row["completion"])

@@ -107,7 +107,8 @@ class Job:
         o, t = self.options, self.template
         return {
             "prompt": {"template": t.name, "text": t.prompt, "shot": t.shot, "stop": list(t.stop)}
-            | ({"chat": True} if t.chat else {}),
+            | ({"chat": True} if t.chat else {})
+            | ({"system": t.system} if t.system else {}),
             "shots": [{"question": s.question, "answer": s.answer} for s in self.shots],
             "k": o.k,
             "temperature": o.temperature,

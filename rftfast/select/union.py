@@ -51,7 +51,8 @@ class PooledQuestion:
 
     ``answer`` is the gold answer as given (a solution or the bare number), None where no source tells it; ``gold`` the
     gold solution with its ``gold_equations``, None where only its number is known; ``user`` the question
-    as a chat's user message has it. ``prompt`` and ``user`` are None where no source tells them.
+    as a chat's user message has it, ``system`` the chat's system message, if it has one. ``prompt`` and ``user`` are None where no
+    source tells them.
     """
 
     id: str
@@ -62,6 +63,7 @@ class PooledQuestion:
     gold: str | None
     gold_equations: tuple[str, ...]
     candidates: tuple[Candidate, ...]
+    system: str = ""
 
 
 class Pool:
@@ -180,8 +182,9 @@ class Pool:
             begin = first[: len(first) - len(first.lstrip())]
         policy = next((source.policy for source in self._sources if isinstance(source, _Run)), self._policy)
         equations = _equations(facts.gold, policy) if facts.gold is not None else ()
-        user = facts.user(self._sources)
-        return PooledQuestion(name, facts.prompt, user, begin, facts.number, facts.gold, equations, tuple(candidates))
+        user, system = facts.user(self._sources)
+        paths = tuple(candidates)
+        return PooledQuestion(name, facts.prompt, user, begin, facts.number, facts.gold, equations, paths, system)
 
     def _from_file(self, source: _File, rows: list[PathRow], facts: _Facts) -> list[Candidate]:
         for row in rows:
@@ -318,14 +321,13 @@ class _Facts:
                 "pool runs and files of the same questions only"
             )
 
-    def user(self, sources: list[_Run | _File]) -> str | None:
-        """The question as a chat's user message has it: of a run with a chat template, in that template's words."""
-        if self.question is None:
-            return None
+    def user(self, sources: list[_Run | _File]) -> tuple[str | None, str]:
+        """The question as a chat's user message has it: of a run with a chat template, in that template's words; and its system
+        message."""
         first = next((source for source in sources if isinstance(source, _Run)), None)
-        if first is not None and first.chat:
-            return str(first.template["text"]).replace("{question}", self.question)
-        return self.question
+        if self.question is None or first is None or not first.chat:
+            return self.question, ""
+        return str(first.template["text"]).replace("{question}", self.question), str(first.template.get("system", ""))
 
 
 def _equations(text: str, policy: Policy) -> tuple[str, ...]:

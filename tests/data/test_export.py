@@ -54,6 +54,12 @@ def test_messages_of_a_chat_run_need_the_questions(tmp_path: Path) -> None:
     assert not (tmp_path / "out.jsonl").exists()
     rows = export([run], tmp_path / "out.jsonl", "messages", questions=QUESTIONS)
     assert rows[0]["messages"][0]["content"] == f"{QUESTIONS[0].question}\n\nStep by step."
+    config["prompt"]["system"] = "Be terse."
+    rows = export(
+        [random_run(tmp_path / "terse", config=config)], tmp_path / "out.jsonl", "messages", questions=QUESTIONS
+    )
+    assert all(row["messages"][0] == {"role": "system", "content": "Be terse."} for row in rows)
+    assert {tuple(m["role"] for m in row["messages"]) for row in rows} == {("system", "user", "assistant")}
 
 
 @pytest.mark.parametrize("rejected", ["random", "farthest"])

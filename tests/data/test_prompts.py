@@ -1,11 +1,12 @@
 """Prompt templates: the exact text, files, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from rftfast.data import TEMPLATES, Question, Template, exemplars, load_questions, load_template
-from rftfast.data.prompts import STORED, model_template, save_template
+from rftfast.data.prompts import STORED, manifest_template, model_template, save_template
 from rftfast.errors import UserError
 
 SHOT = Question("s", "How much is 1+1?", "It is 1+1 = <<1+1=2>>2.\n#### 2")
@@ -35,6 +36,28 @@ def test_plain_and_chat():
     assert turns[1]["content"] == SHOT.answer
     assert turns[2]["content"].startswith("How much is 2+2?\n")
     assert TEMPLATES["plain"].messages("x") == [{"role": "user", "content": "x\n"}]
+
+
+def test_a_chats_system_message_comes_first(tmp_path):
+    (tmp_path / "boxed.json").write_text(
+        json.dumps({"prompt": "{question}", "chat": True, "system": "Box {shots} it."})
+    )
+    template = load_template(tmp_path / "boxed.json")
+    asked = template.messages("2+2?", [SHOT])
+    assert [turn["role"] for turn in asked] == ["system", "user", "assistant", "user"]
+    assert asked[0]["content"] == "Box {shots} it."  # as it is written
+    assert template.user_text(template.messages("2+2?")) == "2+2?"
+    for turns in ([], asked, asked[1:], asked[:1], template.messages("2+2?")[1:], [asked[0], asked[0]]):
+        assert template.user_text(turns) is None
+    assert template.user_text([{"role": "system", "content": "Other."}, {"role": "user", "content": "2+2?"}]) is None
+    plain = replace(template, system="")
+    assert plain.user_text([{"role": "user", "content": "2+2?"}]) == "2+2?"
+    assert template.asks_as(replace(template, name="x", stop=(";",))) and not template.asks_as(plain)
+    told = {"template": "mine", "text": "{question}", "chat": True, "system": "Box it."}
+    assert manifest_template(told).messages("q")[0] == {"role": "system", "content": "Box it."}
+    assert manifest_template({**told, "system": ""}) == manifest_template(
+        {"template": "mine", "text": "{question}", "chat": True}
+    )
 
 
 def test_stop_strings_end_a_solution_and_stand_in_none():
@@ -112,6 +135,8 @@ def test_json_file(tmp_path):
         ("a.json", '{"prompt": "{shots}{question}", "shot": "{shots}{question}{answer}"}', "holds {shots}"),
         ("a.json", '{"prompt": "{question}", "shots": 2}', "no {shots}"),
         ("a.json", '{"prompt": "{question}", "shots": true}', "whole number"),
+        ("a.json", '{"prompt": "{question}", "system": "Be terse."}', "only a chat has a system message"),
+        ("a.json", '{"prompt": "{question}", "chat": true, "system": null}', '"system" and "name" text'),
     ],
 )
 def test_bad_template_files(tmp_path, name, text, expected):
@@ -125,7 +150,8 @@ def test_bad_template_files(tmp_path, name, text, expected):
 
 def test_a_model_keeps_its_template(tmp_path):
     assert model_template(tmp_path) is None
-    for template in (*TEMPLATES.values(), Template("mine", 'A "é" {question}\n', "", (";", "\n\n"))):
+    mine = Template("mine", 'A "é" {question}\n', "", (";", "\n\n"))
+    for template in (*TEMPLATES.values(), mine, Template("chatty", "{question}", chat=True, system="Sé terse.")):
         file = save_template(template, tmp_path)
         assert model_template(tmp_path) == template == load_template(file)
     (tmp_path / STORED).write_text("{")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rftfast.data.prompts import Template, save_template
+from rftfast.data.prompts import Template, manifest_template, save_template
 from rftfast.data.run_dir import RunDir
 from rftfast.engine import Sampler
 from rftfast.engine.params import Generation, Request
@@ -139,6 +140,23 @@ def test_bad_options(job: Job, change: dict[str, object], words: str, monkeypatc
     options = {"model": str(job.folder), "questions": job.options.questions} | change
     with pytest.raises(UserError, match=words):
         prepare(SampleOptions(**options))  # type: ignore[arg-type]
+
+
+def test_a_system_message_is_part_of_the_prompt_and_of_the_run(job: Job, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(job.folder, model)
+    chat = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
+    (model / "tokenizer_config.json").write_text(json.dumps({"chat_template": chat}))
+    file = tmp_path / "boxed.json"
+    file.write_text(json.dumps({"prompt": "{question}", "chat": True, "system": "Box it."}))
+    found = prepare(SampleOptions(model=str(model), questions=job.options.questions, prompt=str(file), k=2))
+    question = found.questions[0]
+    assert found.prompt(question) == f"<system>Box it.<user>{question.question}<assistant>"
+    held = found.identity()["prompt"]
+    assert manifest_template(held).messages("q") == found.template.messages("q")
+    file.write_text(json.dumps({"prompt": "{question}", "chat": True}))
+    other = prepare(SampleOptions(model=str(model), questions=job.options.questions, prompt=str(file), k=2))
+    assert other.identity()["prompt"] != held
 
 
 def test_gold_without_a_number(job: Job, tmp_path: Path) -> None:

@@ -154,5 +154,15 @@ def test_messages_are_checked_against_the_template_that_is_named(tmp_path):
     assert '{"prompt": "{question}", "chat": true}' in note
     made = messages(tmp_path, TEMPLATES["chat"].messages("1+1?")[0]["content"])
     assert prepare(config(tmp_path, **made, prompt="chat"), "sft").template == TEMPLATES["chat"]
-    with pytest.raises(UserError, match="is not made with the template"):  # it has no place for a system message
-        prepare(config(tmp_path, **messages(tmp_path, "1+1?", system="Be terse."), prompt=bare), "sft")
+    terse = messages(tmp_path, "1+1?", "2+2?", system="Be terse.")
+    with pytest.raises(UserError, match="is not made with the template"):  # it has no system message
+        prepare(config(tmp_path, **terse, prompt=bare), "sft")
+    (note,) = prepare(config(tmp_path, **terse), "sft").notes
+    said = '{"prompt": "{question}", "chat": true, "system": "Be terse."}'
+    assert said in note
+    (tmp_path / "terse.json").write_text(said)
+    job = prepare(config(tmp_path, **terse, prompt=str(tmp_path / "terse.json")), "sft")
+    assert job.template.system == "Be terse."
+    assert job.base.tokenizer.decode(job.documents[0].tokens).startswith("[Be terse.][")
+    with pytest.raises(UserError, match="is not made with the template"):
+        prepare(config(tmp_path, **messages(tmp_path, "1+1?"), prompt=str(tmp_path / "terse.json")), "sft")
