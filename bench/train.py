@@ -57,9 +57,12 @@ def build(args: argparse.Namespace, folder: Path) -> TrainJob:
     rows = ({"id": e.id, "prompt": e.prompt, "completion": e.completion} for e in examples[:wanted])
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     found = documents(read_examples(data), base.tokenizer, eos_id=base.eos_id)
-    plan = plan_steps(
-        found, budget_tokens=args.row_tokens, documents_per_step=args.batch, seed=args.seed, epoch=0, drop_long=False
-    )
+    longest = max(len(document) for document in found)
+    if longest > args.row_tokens:
+        raise UserError(
+            f"the longest document has {longest} tokens and a row {args.row_tokens}: use a larger --row-tokens"
+        )
+    plan = plan_steps(found, budget_tokens=args.row_tokens, documents_per_step=args.batch, seed=args.seed, epoch=0)
     ordered = tuple((tuple(d.tokens.tolist()), d.prompt_length) for step in plan for d in step.documents)
     return TrainJob(
         engine=OURS,

@@ -13,16 +13,11 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from rftfast.errors import UserError
 from rftfast.train.documents import Document
-
-_log = logging.getLogger(__name__)
-_NAMED = 5  # documents named in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,23 +114,18 @@ def plan_steps(
     seed: int,
     epoch: int,
     paths_together: int = 1,
-    drop_long: bool = False,
 ) -> list[Step]:
     """The steps of one epoch, each with ``documents_per_step`` documents, the last one with what remains.
 
     Args:
-        documents: with ids of their own; their order does not matter.
+        documents: with ids of their own, none longer than the budget; their order does not matter.
         budget_tokens: the most positions of a row.
         paths_together: how many documents of a group are drawn together, to share their prompt in a row. 1: every document
             is drawn by itself and nothing is shared.
-        drop_long: leave out documents longer than the budget (logged), instead of refusing them.
-
-    Raises:
-        UserError: documents longer than the budget, named and counted, or none left.
     """
-    assert documents_per_step >= 1 and paths_together >= 1 and budget_tokens >= 1
-    kept = _short_enough(documents, budget_tokens, drop_long)
-    drawn = _drawn(kept, seed, epoch, paths_together)
+    assert documents_per_step >= 1 and paths_together >= 1
+    assert all(len(document) <= budget_tokens for document in documents)
+    drawn = _drawn(documents, seed, epoch, paths_together)
     steps = []
     for index, start in enumerate(range(0, len(drawn), documents_per_step)):
         chosen = drawn[start : start + documents_per_step]
@@ -151,20 +141,6 @@ def rows_for_rank(step: Step, rank: int, world: int) -> list[Row]:
     turns = len(rows) // world
     # Every second turn backwards, so that no process has the longest row each time.
     return [rows[turn * world + (rank if turn % 2 == 0 else world - 1 - rank)] for turn in range(turns)]
-
-
-def _short_enough(documents: Sequence[Document], budget: int, drop_long: bool) -> list[Document]:
-    long = [document for document in documents if len(document) > budget]
-    if long:
-        names = ", ".join(f"{document.id} ({len(document)})" for document in long[:_NAMED])
-        names += ", …" if len(long) > _NAMED else ""
-        said = f"{len(long)} of {len(documents)} documents are longer than the budget of {budget} tokens: {names}"
-        if not drop_long:
-            raise UserError(f"{said}; raise the budget, or leave them out with --drop-long")
-        _log.warning("%s; they are left out", said)
-    if len(long) == len(documents):
-        raise UserError(f"no document is left to train on ({len(long)} were too long); raise the budget")
-    return [document for document in documents if len(document) <= budget]
 
 
 def _drawn(documents: Sequence[Document], seed: int, epoch: int, together: int) -> list[Document]:

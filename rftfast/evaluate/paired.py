@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -82,16 +82,6 @@ def compare_runs(
         difference(means, [0.0] * len(means), confidence),
         sign_flip(sums),
     )
-
-
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided p of McNemar's test: of the questions that one model alone gets right, is each model's share half?
-
-    ``only_a`` and ``only_b`` count those; questions that both or neither get right tell nothing. 1 if there are none.
-    """
-    n = only_a + only_b
-    tail = sum(comb(n, i) for i in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**n)
 
 
 def sign_flip(gaps: Sequence[int]) -> float:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from rftfast.errors import UserError
 from rftfast.train.documents import Document
 from rftfast.train.packing import Row, Unit, plan_steps, rows_for_rank
 
@@ -133,18 +132,6 @@ def test_a_prompt_of_one_token_has_nothing_to_share():
     twins = [Document(n, np.zeros(6, np.int32), 1, "g") for n in "ab"]
     (step,) = plan_steps(twins, **PLAN, paths_together=4)
     assert [unit.shared for unit in step.units] == [0, 0]
-
-
-def test_long_documents_are_named_and_counted(caplog):
-    documents = made(10)
-    long = [Document(f"long{i}", np.zeros(1001 + i, np.int32), 5, "g") for i in range(7)]
-    with pytest.raises(UserError, match=r"7 of 17 documents.*long0 \(1001\).*…; raise the budget.*--drop-long"):
-        plan_steps([*documents, *long], **PLAN)
-    steps = plan_steps([*documents, *long], **PLAN, drop_long=True)
-    assert len(steps[0].documents) == 10
-    assert "7 of 17" in caplog.text
-    with pytest.raises(UserError, match="no document is left"):
-        plan_steps(long, **PLAN, drop_long=True)
 
 
 def test_rows_count_positions():
