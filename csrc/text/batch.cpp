@@ -74,6 +74,7 @@ Code verdict(View<C> t, const Policy& policy, Read gold, const Rational& expecte
   if (gold != Read::Value) return UNDECIDED;
   if (!(item.answer == expected)) return WRONG_ANSWER;
   if (in_text && t.n > MAX_WORK) return TIMEOUT;
+  if (policy.mode == Policy::Strict && marks.open) return WRONG_EQUATION;
   return judge(t, equations, from, in_text && policy.mode != Policy::Off ? Policy::Strict : policy.mode);
 }
 

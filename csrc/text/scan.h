@@ -22,6 +22,7 @@ struct Policy {
 // Ends of the markers met, the outermost MAX_MARKERS of them.
 class Marks {
  public:
+  bool open = false;  // a << was met that no >> ends
   explicit Marks(bool first) : first_(first) {}
   void add(size_t end, bool boxed) {
     if (first_ && count_ >= MAX_MARKERS) return;
@@ -173,6 +174,8 @@ size_t scan(View<C> t, const Policy& policy, Marks& marks, std::vector<Span>* eq
           if (t.at(to) == '>' && t.at(to + 1) == '>') {
             equations->push_back({uint32_t(i + 2), uint32_t(to)});
             closed = to + 2;
+          } else {
+            marks.open = true;
           }
           i += 2;
         } else {

@@ -24,7 +24,7 @@ from rftfast.negatives.source import Source
 from rftfast.select.pairs import preference_pairs
 from rftfast.select.training_rows import Selection
 from rftfast.select.union import Candidate, PooledQuestion
-from rftfast.verify import Policy, check_equation, find_equations
+from rftfast.verify import Policy, check_equation, find_equations, open_marks
 
 DEFINITIONS = ("paper", "shared-prefix", "outcome", "edit-distance")
 CHOSEN = ("sampled", "gold")
@@ -248,6 +248,8 @@ def _continuation(
 def _equations_hold(rollout: Rollout, policy: Policy) -> bool:
     if policy.equations == "off":
         return True
+    if policy.equations == "strict" and open_marks(rollout.text):
+        return False
     return all(check_equation(equation, policy.equations) for equation in find_equations(rollout.text))
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from rftfast.data.records import Verdict
 from rftfast.verify.answers import extract_answer, parse_gold
 from rftfast.verify.arithmetic import MAX_CHARS
-from rftfast.verify.equations import check_equation, find_bare_equations, find_equations
+from rftfast.verify.equations import check_equation, find_bare_equations, find_equations, open_marks
 from rftfast.verify.numbers import canonical
 from rftfast.verify.policy import Policy
 
@@ -36,10 +36,8 @@ def verify_in_python(completion: str, gold: str, policy: Policy, *, truncated: b
         name = "truncated" if truncated else "no_answer"
     elif answer != expected:
         name = "wrong_answer"
-    elif in_text and len(completion) > MAX_WORK:
-        name = "timeout"
     else:
-        name = judge_equations(equations, policy.equations, in_text)
+        name = judge_calculations(completion, equations, in_text, policy)
     return Verdict(name, shown, tuple(equations))
 
 
@@ -47,7 +45,7 @@ def equations_of(text: str, policy: Policy) -> tuple[list[str], bool]:
     """The equations the policy looks at, and whether they come from ordinary text."""
     if policy.equations != "reference":
         # The released code cuts at NUL for the answer only; the other policies see one text throughout.
-        text = text.split("\0", 1)[0]
+        text = _before_nul(text)
     found = find_equations(text)
     if found or not policy.bare:
         return found, False
@@ -56,10 +54,20 @@ def equations_of(text: str, policy: Policy) -> tuple[list[str], bool]:
     return find_bare_equations(text), True
 
 
-def judge_equations(equations: list[str], mode: str, in_text: bool) -> str:
-    """``correct``, ``wrong_equation`` or ``timeout``; ``in_text``: the equations come from ordinary text."""
+def _before_nul(text: str) -> str:
+    return text.split("\0", 1)[0]
+
+
+def judge_calculations(text: str, equations: list[str], in_text: bool, policy: Policy) -> str:
+    """``correct``, ``wrong_equation`` or ``timeout``, for a text whose answer is right; its equations as ``equations_of`` gives
+    them."""
+    mode = policy.equations
+    if in_text and len(text) > MAX_WORK:
+        return "timeout"
     if mode == "off":
         return "correct"
+    if mode == "strict" and open_marks(_before_nul(text)):
+        return "wrong_equation"
     if in_text:
         mode = "strict"  # ordinary text is in school notation, whatever the policy for <<…>>
     work = 0

@@ -17,7 +17,7 @@ from functools import lru_cache
 from rftfast.data.records import Verdict
 from rftfast.errors import UserError
 from rftfast.verify import answers
-from rftfast.verify.judge import MAX_WORK, equations_of, judge_equations
+from rftfast.verify.judge import equations_of, judge_calculations
 from rftfast.verify.math_pool import DIFFERENT, SAME, TIMEOUT, MathLimits, MathPool, require_math_verify
 from rftfast.verify.numbers import canonical, leading_number, parse_number
 from rftfast.verify.policy import Policy
@@ -113,10 +113,10 @@ def verify_batch(
             name = "truncated" if cut_off else "no_answer"
         elif result == DIFFERENT:
             name = "wrong_answer"
-        elif result == TIMEOUT or (in_text and len(text) > MAX_WORK):
+        elif result == TIMEOUT:
             name = "timeout"
         else:
-            name = judge_equations(equations, policy.equations, in_text)
+            name = judge_calculations(text, equations, in_text, policy)
         verdicts.append(Verdict(name, None if answer is None else answer.shown, tuple(equations)))
     return verdicts
 

@@ -20,7 +20,8 @@ def _marked(text: str, policy: Policy = Policy()) -> list[str]:
         ("<<1+1=2>> <<1+1=3>> <<2+2=5>>", ["<<1+1=3>>", "<<2+2=5>>"]),
         ("<<1+1=2>>2", []),
         ("no equations", []),
-        ("<<1+1=3", []),
+        ("<<1+1=3", ["<<1+1=3"]),
+        ("<<1+1=2>2 and <<1+1=3>>, <<1+1=2\nso", ["<<1+1=2>", "<<1+1=3>>", "<<1+1=2"]),
         ("<<1+1=2>><<1+1=2>><<1+1=3>>", ["<<1+1=3>>"]),
         ("<<>> <<x=1>>", ["<<>>", "<<x=1>>"]),
         ("\U0001f600\U0001f600 <<1+1=3>> \U0001f600<<2=3>>", ["<<1+1=3>>", "<<2=3>>"]),
@@ -37,6 +38,12 @@ def test_the_policy_decides() -> None:
     assert _marked(text) == ["<<1+1=2=3>>"]
     assert _marked(text, Policy(equations="reference")) == []  # it looks at the first two sides only
     assert _marked(text, Policy(equations="off")) == []
+
+
+def test_marks_that_are_not_closed_are_wrong_where_the_policy_says_so() -> None:
+    assert _marked("<<1+1=2>2") == ["<<1+1=2>"]
+    assert _marked("<<1+1=2>2", Policy(equations="reference")) == []
+    assert _marked("<<1+1=2>2", Policy(equations="off")) == []
 
 
 def test_calculations_of_ordinary_text() -> None:

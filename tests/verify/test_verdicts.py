@@ -55,7 +55,12 @@ TABLE = {
         ("18", "<<9*2=19>>\n#### 18", "wrong_equation"),
         ("18", "<<9*2=18>> <<1/0=0>>\n#### 18", "wrong_equation"),
         ("18", "<<>>\n#### 18", "wrong_equation"),
-        ("18", "<<9*2=18\n#### 18", "correct"),
+        ("18", "<<9*2=18\n#### 18", "wrong_equation"),  # not closed: what it claims cannot be judged
+        ("18", "9*2 = <<9*2=18>18\n#### 18", "wrong_equation"),
+        ("18", "<<9*2=18>>18, <<9<<2\n#### 18", "wrong_equation"),
+        ("18", "<<<9*2=18>>\n#### 18", "wrong_equation"),
+        ("18", "9 < 18, 9 <\n<<9*2=18>>>\n#### 18", "correct"),
+        ("18", "<<9*2=18>>\n#### 18\0<<", "correct"),
         ("18", "<<9**9**9=1>>#### 18", "wrong_equation"),
         ("18", "<<3*3=9*2=18>>\n#### 18", "wrong_equation"),
     ],
@@ -88,6 +93,12 @@ def test_policies():
     assert verify(chain, "18").verdict == "wrong_equation"
     assert verify(chain, "18", Policy(equations="reference")).verdict == "correct"
     assert verify("<<1=2>>\n#### 18", "18", Policy(equations="off")) == Verdict("correct", "18", ("1=2",))
+    cut = "<<3+4=7>7\n#### 18"
+    assert [verify(cut, "18", Policy(equations=mode)).verdict for mode in ("strict", "reference", "off")] == [
+        "wrong_equation",
+        "correct",
+        "correct",
+    ]
     assert verify("#### 17\n#### 18", "17", Policy(marker="first")).verdict == "correct"
     assert verify("The answer is 18", "18", Policy.reference()).verdict == "no_answer"
 
