@@ -161,7 +161,7 @@ def test_files_as_other_systems_write_them(tmp_path: Path) -> None:
 
 
 HOSTILE = [
-    ("<<" * 500_000 + "#### 18", "correct"),
+    ("<<" * 500_000 + "#### 18", "wrong_equation"),
     ("#### " + "9" * 1_000_000, "no_answer"),
     (f"<<{'(' * 500_000}5{')' * 500_000}=5>>#### 18", "wrong_equation"),
     ("<<9**9**9**9=1>>#### 18", "wrong_equation"),
