@@ -27,12 +27,13 @@ if __name__ == "__main__":  # run as a script: make this folder the package `ben
 
     _import_bench()
 
+from bench.command import execute
 from bench.dpo_engines import ENGINES, OURS, tokens_of
 from bench.dpo_job import PairJob
 from bench.machine import machine, versions
 from bench.schema import Result, Row
 from bench.train import measure_all
-from bench.train_command import add_options, execute, show_trainers
+from bench.train_command import add_options, show_trainers
 
 WORKER = Path(__file__).resolve().parent / "dpo_worker.py"
 

@@ -24,6 +24,7 @@ if __name__ == "__main__":  # run as a script: make this folder the package `ben
 
 import torch
 
+from bench.command import execute
 from bench.machine import machine, usable_cores, versions
 from bench.schema import Result
 from rftfast.engine import Sampler, SamplingParams
@@ -144,17 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    from rftfast.errors import UserError
-
-    args = _parser().parse_args(argv)
-    try:
-        result = run(args)
-        if args.json is not None:
-            result.write(args.json)
-    except (UserError, OSError) as error:
-        print(f"quantization: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return execute("quantization", _parser().parse_args(argv), run)
 
 
 if __name__ == "__main__":

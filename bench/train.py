@@ -27,9 +27,10 @@ if __name__ == "__main__":  # run as a script: make this folder the package `ben
 
     _import_bench()
 
+from bench.command import execute
 from bench.machine import machine, versions
 from bench.schema import Measure, Result, Row, with_ratios
-from bench.train_command import add_options, execute, show_trainers
+from bench.train_command import add_options, show_trainers
 from bench.train_engines import ENGINES, OURS, OURS_FLOAT32
 from bench.train_job import TrainJob
 

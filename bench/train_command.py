@@ -1,10 +1,8 @@
-"""What the training benchmarks' command lines have in common: options, errors, the table of trainers."""
+"""What the training benchmarks' command lines have in common: options, the table of trainers."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from bench.machine import usable_cores
@@ -25,26 +23,6 @@ def add_options(parser: argparse.ArgumentParser, *, steps: int, lr: float) -> No
     parser.add_argument("--repeat", type=int, default=1, help=f"rounds over all trainers; medians {shown}")
     parser.add_argument("--timeout-s", type=float, default=3600.0, help=f"of one trainer {shown}")
     parser.add_argument("--json", type=Path, help="write the result here")
-
-
-def execute(
-    name: str,
-    args: argparse.Namespace,
-    run: Callable[[argparse.Namespace], Result],
-    show: Callable[[Result], None],
-) -> int:
-    """Run, write, show; the exit status. Bad input is one line and 2."""
-    from rftfast.errors import UserError
-
-    try:
-        result = run(args)
-        if args.json is not None:
-            result.write(args.json)
-    except (UserError, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    show(result)
-    return 0
 
 
 def show_trainers(result: Result, job: str, *, digits: str) -> None:

@@ -30,6 +30,7 @@ if __name__ == "__main__":  # run as a script: make this folder the package `ben
 
     _import_bench()
 
+from bench.command import execute
 from bench.machine import machine, usable_cores, versions
 from bench.schema import Result
 
@@ -236,17 +237,7 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def main(argv: list[str] | None = None) -> int:
-    from rftfast.errors import UserError
-
-    args = _parser().parse_args(argv)
-    try:
-        result = run(args)
-        if args.json is not None:
-            result.write(args.json)
-    except (UserError, OSError) as error:
-        print(f"verify: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return execute("verify", _parser().parse_args(argv), run)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 // Compiled for a machine that has tiles; what asks for them is in dispatch.cpp, which runs on any.
 #include "tiles.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "parallel.h"
@@ -130,12 +131,13 @@ void panel_product(const Product& p, int64_t panel, int64_t row0, int64_t row1) 
 void tile_linear(const uint16_t* x, int64_t x_stride, const uint16_t* packed, const uint16_t* bias, uint16_t* out,
                  int64_t rows, int64_t outputs, int64_t channels) {
   const Product product{x, x_stride, packed, bias, out, rows, outputs, channels};
+  if (rows == 0) return;
   const int64_t panels = (outputs + kPanelOutputs - 1) / kPanelOutputs;
   // Where there are few panels for many threads, the rows are shared out, too.
   constexpr int64_t kBlock = 2 * kTileRows;
   const int64_t blocks = (rows + kBlock - 1) / kBlock, wanted = (2 * threads() + panels - 1) / panels;
-  const int64_t parts = threads() == 1 || wanted <= 1 ? 1 : wanted < blocks ? wanted : blocks;
-  const int64_t each = parts == 0 ? 0 : (blocks + parts - 1) / parts * kBlock;  // rows of a part
+  const int64_t parts = threads() == 1 ? 1 : std::min(wanted, blocks);
+  const int64_t each = (blocks + parts - 1) / parts * kBlock;  // rows of a part
   parallel_for(panels * parts, [&](int64_t item) {
     const int64_t first = item % parts * each, last = first + each < rows ? first + each : rows;
     if (first < last) panel_product(product, item / parts, first, last);

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rftfast.cli.options import Quantization
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -51,11 +53,7 @@ def evaluate(
     gpus: int = typer.Option(None, help="One engine on each of the first N GPUs; questions are dealt out among them."),
     ray: bool = typer.Option(False, help="Engines as Ray actors, one for each GPU of the cluster (extra 'ray')."),
     dtype: str = typer.Option("auto", help="auto (bf16 where the CPU multiplies it natively), bf16 or float32."),
-    quantization: str = typer.Option(
-        None,
-        help="fp8: the layers' weights and activations in 8 bits, for GPUs from Hopper on (and Ada). On CPUs it is "
-        "emulated, to measure what it does to the answers, and slow.",
-    ),
+    quantization: Quantization = None,
     threads: int = typer.Option(None, help="CPU threads. Default: all cores."),
     kv_memory: str = typer.Option(
         None, help="Memory for keys and values, such as 4GiB. Default: half of what is free."

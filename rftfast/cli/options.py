@@ -30,6 +30,13 @@ Questions = Annotated[
     str | None,
     typer.Option(help="File with the questions (by id), for sources that lack their texts or gold solutions."),
 ]
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        help="fp8: the layers' weights and activations in 8 bits, for GPUs from Hopper on (and Ada). On CPUs it is "
+        "emulated, to measure what it does to the answers, and slow."
+    ),
+]
 Prompt = Annotated[str, typer.Option(help="Template for files that have questions and no prompts.")]
 
 
