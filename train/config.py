@@ -100,6 +100,10 @@ class TrainConfig:
     """Write no TensorBoard files. By default they are written, if tensorboard is installed."""
     wandb: str | None = None
     """Also report to this Weights & Biases project."""
+    validation: str | None = None
+    """Examples that are not trained on, in any form that --data takes: their loss is measured while the model learns."""
+    validate_every: int | None = None
+    """Steps between validations. Default: at the end of each epoch. The last step is always followed by one."""
     dry_run: bool = False
     """Print the resolved configuration, steps, tokens and an estimate of the memory of each device only."""
 
@@ -117,6 +121,7 @@ class TrainConfig:
             "max_steps",
             "limit",
             "threads",
+            "validate_every",
         ):
             _check(self, name, lambda v: v is None or v >= 1, "must be 1 or more")
         for name in ("max_length", "row_tokens"):
@@ -134,6 +139,10 @@ class TrainConfig:
                 f"--row-tokens {self.row_tokens} cannot hold an example of --max-length {self.max_length} tokens; raise the"
                 " one or lower the other"
             )
+        if self.validate_every is not None and self.validation is None:
+            raise UserError(
+                "--validate-every says when, and nothing is there to measure; name a file with --validation"
+            )
         if not self.out:
             raise UserError("--out is empty; name a folder")
 
@@ -143,26 +152,8 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class SupervisedConfig(TrainConfig):
-    """The trainer's options and those of supervised training."""
-
-    validation: str | None = None
-    """Examples that are not trained on, in any form that --data takes: their loss is measured while the model learns."""
-    validate_every: int | None = None
-    """Steps between validations. Default: at the end of each epoch. The last step is always followed by one."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check(self, "validate_every", lambda v: v is None or v >= 1, "must be 1 or more")
-        if self.validate_every is not None and self.validation is None:
-            raise UserError(
-                "--validate-every says when, and nothing is there to measure; name a file with --validation"
-            )
-
-
-@dataclass(frozen=True)
-class RftConfig(SupervisedConfig):
-    """The options of supervised training and the one of its own that rejection-sampling fine-tuning has."""
+class RftConfig(TrainConfig):
+    """The trainer's options and the one of its own that rejection-sampling fine-tuning has."""
 
     step_advantages: bool = False
     """Learn from right and wrong responses alike, but only the steps that raised the chance of the right answer (advantage

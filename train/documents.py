@@ -47,6 +47,11 @@ class Document:
         return len(self.tokens)
 
     @property
+    def prompt(self) -> bytes:
+        """The prompt's tokens, as a key."""
+        return self.tokens[: self.prompt_length].tobytes()
+
+    @property
     def response_tokens(self) -> int:
         """How many tokens carry loss: the completion's and the end token, but for those of weight 0."""
         if self.weights is None:

@@ -47,6 +47,8 @@ class PreferenceConfig(TrainConfig):
     """Share of the steps over which the learning rate rises from 0 to its peak."""
     seed: int = 0
     """Of the order of the pairs."""
+    validation: str | None = None
+    """Pairs that are not trained on: their loss, accuracy and margin are measured while the model learns."""
 
     loss: Loss = "sigmoid"
     """Of a pair: sigmoid (DPO) or ipo (squared, on means over tokens)."""

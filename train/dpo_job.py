@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,22 +13,26 @@ from rftfast.data.prompts import Template, load_template, model_template
 from rftfast.errors import UserError
 from rftfast.models.cache import cache_folder
 from rftfast.train.config import TrainConfig
-from rftfast.train.documents import Document
 from rftfast.train.dpo_config import PreferenceConfig
 from rftfast.train.examples import stored_template
 from rftfast.train.fitting import check_fits, short_enough
 from rftfast.train.job import TELLING, Job, check_folder
 from rftfast.train.model import Base, open_base
 from rftfast.train.preference import Preference, read_preferences
-from rftfast.train.preference_documents import Pair, fingerprint, pair_documents
+from rftfast.train.preference_documents import Pair, completions, fingerprint, pair_documents
 from rftfast.train.preference_packing import PairStep, plan_pairs
+from rftfast.train.validation import trained_prompts
 
 
 @dataclass(frozen=True, eq=False)
 class PreferenceJob(Job):
-    """Model, template and pairs, resolved. ``documents`` are the completions of all pairs. Built by :func:`prepare`."""
+    """Model, template and pairs, resolved. Built by :func:`prepare`.
+
+    ``documents`` are the completions of all pairs, ``validation`` those of ``held_out``, which are not trained on.
+    """
 
     pairs: tuple[Pair, ...] = field(repr=False, kw_only=True)
+    held_out: tuple[Pair, ...] = field(default=(), repr=False, kw_only=True)
     unit: ClassVar[str] = "pairs"
 
     @property
@@ -49,6 +54,27 @@ class PreferenceJob(Job):
             epoch=number,
             pairs_together=c.share_prompts,
         )
+
+    @functools.cached_property
+    def validation_step(self) -> PairStep | None:
+        """The pairs that are not trained on, as one step; those of a question share their prompt."""
+        if not self.held_out:
+            return None
+        count = len(self.held_out)
+        (step,) = plan_pairs(
+            self.held_out,
+            budget_tokens=self.config.row_tokens,
+            pairs_per_step=count,
+            seed=0,
+            epoch=0,
+            pairs_together=count,
+            unit="validation pairs",
+        )
+        return step
+
+    @property
+    def validation_size(self) -> str:
+        return f"{len(self.held_out):,} pairs"
 
     def fingerprints(self) -> dict[str, str]:
         return {**super().fingerprints(), "pairs": fingerprint(self.pairs)}
@@ -73,14 +99,33 @@ def prepare(config: TrainConfig, method: str) -> PreferenceJob:
     rendered = known is not None and known.chat
     preferences = read_preferences(config.data, rendered=rendered)[: config.limit]
     template, notes = _template(config, known, preferences)
-    found = pair_documents(preferences, base.tokenizer, eos_id=base.eos_id)
-    kept = short_enough(found, config, "pair")
-    documents: tuple[Document, ...] = tuple(document for pair in kept for document in pair.documents)
-    check_fits(documents, base, config)
+    pairs = _pairs(preferences, base, config, "pair")
+    held_out: tuple[Pair, ...] = ()
+    if config.validation is not None:
+        held_out = _pairs(read_preferences(config.validation, rendered=rendered), base, config, "validation pair")
+        notes += trained_prompts((p.prompt for p in held_out), (p.prompt for p in pairs), "pair")
     stored = None if template is None else replace(template, shots=0, stop=())
-    job = PreferenceJob(config, method, base, stored, documents, notes, pairs=tuple(kept))
+    job = PreferenceJob(
+        config,
+        method,
+        base,
+        stored,
+        completions(pairs),
+        tuple(notes),
+        completions(held_out),
+        pairs=pairs,
+        held_out=held_out,
+    )
     assert job.plan  # says now which pairs are too long for a row
+    assert not held_out or job.validation_step
     return job
+
+
+def _pairs(preferences: Sequence[Preference], base: Base, config: PreferenceConfig, unit: str) -> tuple[Pair, ...]:
+    """As tokens, those that are too long left out or refused. ``unit``: what messages call them."""
+    kept = short_enough(pair_documents(preferences, base.tokenizer, eos_id=base.eos_id), config, unit)
+    check_fits(completions(kept), base, config)
+    return tuple(kept)
 
 
 def _known_template(config: PreferenceConfig, base: Base) -> Template | None:
@@ -103,19 +148,19 @@ def _run_template(data: str) -> Template | None:
 
 def _template(
     config: PreferenceConfig, known: Template | None, preferences: Sequence[Preference]
-) -> tuple[Template | None, tuple[str, ...]]:
+) -> tuple[Template | None, list[str]]:
     """What is to be stored with the model, and what the user should know of it, a line each."""
     if known is not None:
         odd = next((pair.id for pair in preferences if not _has(known, pair)), None)
         if odd is None:
-            return known, ()
+            return known, []
         if config.prompt is not None:
             raise UserError(f"{config.data}: the prompt of {odd} is not made with the template {known.name}")
     found = next((t for t in TELLING if all(_has(t, pair) for pair in preferences)), None)
     if found is not None:
-        told = () if known is None else (f"the pairs' template is {found.name}, not the model's own ({known.name})",)
-        return found, told
-    return None, ("how the prompts were made is not known, so no template is stored with the model (--prompt)",)
+        told = f"the pairs' template is {found.name}, not the model's own ({known and known.name})"
+        return found, [told] * (known is not None)
+    return None, ["how the prompts were made is not known, so no template is stored with the model (--prompt)"]
 
 
 def _has(template: Template, pair: Preference) -> bool:

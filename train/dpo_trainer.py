@@ -6,7 +6,7 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from rftfast.train.dpo_job import PreferenceJob
 from rftfast.train.dpo_metrics import PreferenceMetrics
 from rftfast.train.flops import Peak
 from rftfast.train.job import fingerprint
+from rftfast.train.metrics import StepMetrics
 from rftfast.train.model import Learner
 from rftfast.train.packing import Row, Step, rows_for_rank
 from rftfast.train.parallel import on_main
-from rftfast.train.preference_batch import collate_pairs
+from rftfast.train.preference_batch import PairBatch, collate_pairs
+from rftfast.train.preference_documents import Pair, completions
 from rftfast.train.preference_loss import PairLoss, Sums, completion_logprobs
 from rftfast.train.preference_packing import PairStep, plan_pairs
 from rftfast.train.reference import ReferenceStore, of_all, pending, place_of
@@ -46,7 +48,9 @@ class PreferenceTrainer(Trainer):
 
     def run(self) -> Path:
         self._seen: list[torch.Tensor] = []
-        self.reference = self._reference()  # the weights are the base's until a checkpoint is loaded
+        # The weights are the base's until a checkpoint is loaded.
+        self.reference = self._reference(self.job.pairs)
+        self.held_out_reference = self._reference(self.job.held_out, " (validation)") if self.job.held_out else {}
         self.learner.loss = PairLoss(self.job.options.objective)
         return super().run()
 
@@ -57,11 +61,15 @@ class PreferenceTrainer(Trainer):
                 module.p = 0.0  # noise in the policy alone would count as a difference to the reference
         return learner
 
-    def _loss(self, step: Step, row: Row) -> torch.Tensor:
+    def _batch(self, step: Step, row: Row) -> PairBatch:
         assert isinstance(step, PairStep)
         # Divided by the pairs, as all the loss is, this makes a mean over the chosen completions' tokens.
         sft = self.job.options.sft * step.divisor / step.chosen_tokens
-        loss, sums = self.learner(collate_pairs(row, self.reference, sft).to(self.world.device))
+        reference = self.held_out_reference if step is self.job.validation_step else self.reference
+        return collate_pairs(row, reference, sft).to(self.world.device)
+
+    def _loss(self, step: Step, row: Row) -> torch.Tensor:
+        loss, sums = self.learner(self._batch(step, row))
         self._seen.append(sums)
         return loss  # type: ignore[no-any-return]
 
@@ -73,6 +81,13 @@ class PreferenceTrainer(Trainer):
         if position.steps == 0:
             self._check_start(step, sums)
         return PreferenceMetrics.of(metrics, sums, len(step.pairs), step.chosen_tokens)
+
+    def _measured(self, metrics: StepMetrics, outputs: list[Any]) -> PreferenceMetrics:
+        step = self.job.validation_step
+        assert isinstance(metrics, PreferenceMetrics) and step is not None
+        losses, sums = zip(*outputs, strict=True)
+        total, *parts = self.world.sum(math.fsum(torch.stack(losses).tolist()), *torch.stack(sums).sum(0).tolist())
+        return metrics.validated(total / step.divisor, Sums(*parts), len(step.pairs))
 
     def _check_start(self, step: PairStep, sums: Sums) -> None:
         """The model is the reference as yet, so the loss is known. UserError if it is farther from that than by rounding."""
@@ -90,14 +105,18 @@ class PreferenceTrainer(Trainer):
             known = "ln 2 = " * (objective.loss == "sigmoid")
             raise UserError(
                 f"step 1: the loss of a pair is {found:.4f}, not {known}{objective.at_start:.4f}, so the log-probabilities in"
-                f" {self._place()} are not this model's; remove that folder and {self.out}, and run the same command again"
+                f" {self._place(self.job.pairs)} are not this model's; remove that folder and {self.out}, and run the same"
+                " command again"
             )
 
-    def _reference(self) -> Mapping[str, float]:
-        """Log-probability of each completion by the model as it is now; what is on the disk already is not computed."""
+    def _reference(self, pairs: Sequence[Pair], told: str = "") -> Mapping[str, float]:
+        """Log-probability of each completion by the model as it is now; what is on the disk already is not computed.
+
+        ``told``: which completions they are, where that has to be said.
+        """
         job, world = self.job, self.world
         steps = plan_pairs(
-            job.pairs,
+            pairs,
             budget_tokens=job.config.row_tokens,
             pairs_per_step=_CHUNK,
             seed=0,
@@ -109,13 +128,13 @@ class PreferenceTrainer(Trainer):
 
             def open_store() -> None:
                 nonlocal store
-                store = stack.enter_context(ReferenceStore(job.reference_folder, self._facts()))
+                store = stack.enter_context(ReferenceStore(job.reference_folder, self._facts(pairs)))
 
             on_main(world, open_store)
             values: dict[str, float] = world.agree(store and store.values)
             missing = pending(steps, values)
             if not missing:
-                self._say(f"log-probabilities of {len(values):,} completions are known")
+                self._say(f"log-probabilities of {len(values):,} completions{told} are known")
                 return values
             stop = stack.enter_context(StopSignals(world))
             began = said = time.perf_counter()
@@ -123,8 +142,8 @@ class PreferenceTrainer(Trainer):
             for number, step in enumerate(missing):
                 if time.perf_counter() - said > _SAY_EVERY_S:
                     said = time.perf_counter()
-                    self._say(f"log-probabilities: {100 * number / len(missing):.0f} %")
-                found = self._logprobs(step, stop, len(values))
+                    self._say(f"log-probabilities{told}: {100 * number / len(missing):.0f} %")
+                found = self._logprobs(step, stop, f"{len(values):,} of {2 * len(pairs):,} completions{told}")
                 new = {name: value for name, value in of_all(step, found).items() if name not in values}
 
                 def keep(new: dict[str, float] = new) -> None:
@@ -137,40 +156,39 @@ class PreferenceTrainer(Trainer):
             tokens = sum(step.useful_tokens for step in missing)
             seconds = time.perf_counter() - began
             self._say(
-                f"log-probabilities of {len(values):,} completions, {tokens / seconds:,.0f} tok/s: {self._place()}"
+                f"log-probabilities of {len(values):,} completions{told}, {tokens / seconds:,.0f} tok/s: {self._place(pairs)}"
             )
         return values
 
-    def _logprobs(self, step: PairStep, stop: StopSignals, known: int) -> dict[str, float]:
-        """Of the completions in the rows of ``step``, by id, in every process."""
+    def _logprobs(self, step: PairStep, stop: StopSignals, known: str) -> dict[str, float]:
+        """Of the completions in the rows of ``step``, by id, in every process. ``known``: what is there already, in words."""
         world = self.world
         found: dict[str, float] = {}
         for row in rows_for_rank(step, world.rank, world.size):
             if number := stop.asked():
                 name = signal.Signals(number).name
-                what = f"{known:,} of {len(self.job.documents):,} completions"
                 raise Stopped(
-                    f"{name}: stopped after {what} of the reference, which are kept; the same command goes on", number
+                    f"{name}: stopped after {known} of the reference, which are kept; the same command goes on", number
                 )
             batch = collate_pairs(row).to(world.device)
             with torch.no_grad():
                 found.update(zip(batch.ids, self.learner(batch).tolist(), strict=True))
         return {name: value for part in world.gather(found) for name, value in part.items()}
 
-    def _facts(self) -> dict[str, Any]:
-        """What the reference's log-probabilities depend on."""
+    def _facts(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+        """What the reference's log-probabilities of ``pairs`` depend on."""
         job = self.job
         return {
             "model": job.base.fingerprint,
             "tokenizer": job.base.tokenizer.fingerprint(),
-            "documents": fingerprint(job.documents),
+            "documents": fingerprint(completions(pairs)),
             "template": job.template and job.template.prompt,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.world.device.type,
         }
 
-    def _place(self) -> Path:
-        return place_of(self.job.reference_folder, self._facts())
+    def _place(self, pairs: Sequence[Pair]) -> Path:
+        return place_of(self.job.reference_folder, self._facts(pairs))
 
     def _say(self, text: str) -> None:
         self.console.print(f"[bold]reference[/] {text}", soft_wrap=True)

@@ -76,7 +76,7 @@ def show_job(job: Job) -> None:
     say(f"prompt     {job.template.name if job.template else 'not known'}; end token {job.base.eos_id}")
     say(f"data       {job.size}: {sum(len(d) for d in job.documents):,} tokens")
     if job.validation:
-        say(f"validation {len(job.validation):,} examples: {sum(len(d) for d in job.validation):,} tokens")
+        say(f"validation {job.validation_size}: {sum(len(d) for d in job.validation):,} tokens")
     say(
         f"steps      {job.steps:,} of {job.step_size}, {len(rows) / job.steps:.1f} rows each on {size} processes; rows of {filled / len(rows):,.0f}"
         f" tokens ({longest:,} at most)"

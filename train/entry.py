@@ -34,12 +34,12 @@ def main(
 
     0: the model is there. 2: bad input, in one line on stderr. 128 + n: stopped by signal n, everything saved.
     """
-    from rftfast.train.config import SupervisedConfig
+    from rftfast.train.config import TrainConfig
     from rftfast.train.options import parse
 
     rank = int(os.environ.get("RANK", "0"))
     try:
-        config = parse(options or SupervisedConfig, arguments, program=f"train/{method}.py", about=about)
+        config = parse(options or TrainConfig, arguments, program=f"train/{method}.py", about=about)
     except UserError as error:
         return _end(f"error: {error}", 2, rank)
 

@@ -60,6 +60,25 @@ class Job:
             paths_together=c.share_prompts,
         )
 
+    @functools.cached_property
+    def validation_step(self) -> Step | None:
+        """What is not trained on, as one step."""
+        if not self.validation:
+            return None
+        (step,) = plan_steps(
+            self.validation,
+            budget_tokens=self.config.row_tokens,
+            documents_per_step=len(self.validation),
+            seed=0,
+            epoch=0,
+        )
+        return step
+
+    @property
+    def validation_size(self) -> str:
+        """How much that is, in words."""
+        return f"{len(self.validation):,} {self.unit}"
+
     @property
     def count(self) -> int:
         """How much data there is."""

@@ -58,6 +58,10 @@ class StepMetrics:
         measured = "" if self.validation_loss is None else f", validation {self.validation_loss:.3f}"
         return f"loss {self.loss:.3f}{measured}"
 
+    def validation_shown(self) -> str:
+        """What was measured on the validation examples, in words."""
+        return f"loss {self.validation_loss:.4f}"
+
 
 def check_reporters(config: TrainConfig) -> None:
     """Before anything is loaded: UserError where what was asked for by name is not installed."""
@@ -153,7 +157,8 @@ def _smooth(values: list[float]) -> list[float]:
 
 def _place(name: str) -> str:
     """Where a number stands among the curves of TensorBoard and Weights & Biases."""
-    return "validation/loss" if name == "validation_loss" else f"train/{name}"
+    held_out = name.removeprefix("validation_")
+    return f"train/{name}" if held_out == name else f"validation/{held_out}"
 
 
 def _line(row: dict[str, Any]) -> bytes:

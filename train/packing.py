@@ -166,9 +166,8 @@ def _units(documents: Sequence[Document], budget: int) -> list[Unit]:
     """Documents with one group and one prompt together, as many as fit into a row."""
     together: dict[tuple[str, bytes], list[list[Document]]] = {}
     for document in documents:
-        prompt = document.tokens[: document.prompt_length].tobytes()
         # A prompt of one token has nothing to share: that token is each path's own.
-        key = (document.group, prompt) if document.prompt_length > 1 else (document.id, b"")
+        key = (document.group, document.prompt) if document.prompt_length > 1 else (document.id, b"")
         lists = together.setdefault(key, [[]])
         if lists[-1] and Unit((*lists[-1], document)).tokens > budget:
             lists.append([])

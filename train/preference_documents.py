@@ -40,7 +40,7 @@ class Pair:
     @property
     def prompt(self) -> bytes:
         """The prompt's tokens, as a key."""
-        return self.chosen.tokens[: self.chosen.prompt_length].tobytes()
+        return self.chosen.prompt
 
 
 def pair_documents(preferences: Sequence[Preference], tokenizer: Tokenizer, *, eos_id: int | None = None) -> list[Pair]:
@@ -62,6 +62,11 @@ def pair_documents(preferences: Sequence[Preference], tokenizer: Tokenizer, *, e
         if content(pair.chosen) == content(pair.rejected):
             raise UserError(f"{pair.id}: 'chosen' and 'rejected' are the same tokens; remove the pair")
     return pairs
+
+
+def completions(pairs: Sequence[Pair]) -> tuple[Document, ...]:
+    """Both of each pair."""
+    return tuple(document for pair in pairs for document in pair.documents)
 
 
 def content(document: Document) -> bytes:

@@ -79,11 +79,12 @@ def plan_pairs(
     seed: int,
     epoch: int,
     pairs_together: int = 1,
+    unit: str = "pairs",
 ) -> list[PairStep]:
     """The steps of one epoch, each with ``pairs_per_step`` pairs, the last one with what remains.
 
     The order is that of :func:`rftfast.train.packing.plan_steps`: a hash of seed, epoch and the pair's name. With
-    ``pairs_together`` > 1 so many pairs of a question are drawn together, to share its prompt.
+    ``pairs_together`` > 1 so many pairs of a question are drawn together, to share its prompt. Messages call them ``unit``.
 
     Raises:
         UserError: a pair that does not fit into a row.
@@ -92,7 +93,7 @@ def plan_pairs(
     if long:
         names = ", ".join(pair.id for pair in long[:_NAMED]) + ", …" * (len(long) > _NAMED)
         raise UserError(
-            f"{len(long)} of {len(pairs)} pairs take more than the {budget_tokens} tokens of a row: {names}; raise --row-tokens"
+            f"{len(long)} of {len(pairs)} {unit} take more than the {budget_tokens} tokens of a row: {names}; raise --row-tokens"
         )
     by_name = {pair.chosen.id: pair for pair in pairs}
     drawn = plan_steps(

@@ -10,6 +10,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -20,7 +21,7 @@ from rftfast.errors import UserError
 from rftfast.train import cross_entropy, segment_attention
 from rftfast.train.batch import collate
 from rftfast.train.checkpoint import Checkpointer, Position
-from rftfast.train.config import SupervisedConfig, TrainConfig
+from rftfast.train.config import TrainConfig
 from rftfast.train.export import export, export_dtype, whole_weights
 from rftfast.train.flops import Peak, Work
 from rftfast.train.job import Job, prepare
@@ -82,10 +83,8 @@ class Trainer:
         self.work = Work.of(self.learner.model)
         self.optimizer = Optimizer(self.learner, job.config)
         self.rows = Accumulation(self.learner, world, job.config)
-        self.validation: Validation | None = None
-        if job.validation:
-            assert isinstance(job.config, SupervisedConfig)
-            self.validation = Validation(job.validation, job.config)
+        held_out = job.validation_step
+        self.validation = None if held_out is None else Validation(held_out, job.config.validate_every)
         folder = self.out / "checkpoints"
         self.checkpoints = Checkpointer(folder, world, self.learner, self.optimizer, job.config.keep)
 
@@ -174,21 +173,31 @@ class Trainer:
         )
 
     def _validated(self, metrics: StepMetrics, position: Position) -> StepMetrics:
-        """With the loss on the validation examples, if it is due behind the step that was just made."""
+        """With what is measured on the validation examples, if that is due behind the step that was just made."""
         ends = position.steps == self.job.steps
         if self.validation is None or not self.validation.due(
             position.steps, epoch_ends=position.index == 0, run_ends=ends
         ):
             return metrics
-        loss = self.validation.loss(self.learner, self.world, self.multiple)
+        metrics = self._measured(metrics, self.validation.outputs(self.learner, self.world, self._batch))
         self.rows.reshard()
-        said = f"validation after step {position.steps:,}: loss {loss:.4f} ({len(self.job.validation):,} examples)"
+        said = f"validation after step {position.steps:,}: {metrics.validation_shown()} ({self.job.validation_size})"
         self.console.print(said, soft_wrap=True)
-        return replace(metrics, validation_loss=loss)
+        return metrics
+
+    def _measured(self, metrics: StepMetrics, outputs: list[Any]) -> StepMetrics:
+        """``metrics`` with what the learner has made of this process's validation rows."""
+        assert self.validation is not None
+        (total,) = self.world.sum(math.fsum(torch.stack(outputs).tolist()))
+        return replace(metrics, validation_loss=total / self.validation.step.divisor)
+
+    def _batch(self, step: Step, row: Row) -> Any:
+        """One row of ``step`` as the learner takes it."""
+        return collate(row, self.multiple).to(self.world.device)
 
     def _loss(self, step: Step, row: Row) -> torch.Tensor:
         """Of one row of ``step``; those of all its rows are summed and divided by its divisor."""
-        loss: torch.Tensor = self.learner(collate(row, self.multiple).to(self.world.device))
+        loss: torch.Tensor = self.learner(self._batch(step, row))
         return loss
 
     def _after(self, step: Step, position: Position) -> Position:

@@ -1,20 +1,19 @@
-"""The loss on examples that are not trained on."""
+"""Measuring on what is not trained on."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 
 from rftfast.data.prompts import Template
-from rftfast.train.batch import collate
-from rftfast.train.config import SupervisedConfig, TrainConfig
+from rftfast.train.config import TrainConfig
 from rftfast.train.documents import Document, documents
 from rftfast.train.examples import read_examples
 from rftfast.train.fitting import check_fits, short_enough
 from rftfast.train.model import Base, Learner
-from rftfast.train.packing import plan_steps, rows_for_rank
+from rftfast.train.packing import Row, Step, rows_for_rank
 from rftfast.train.parallel import World
 
 
@@ -22,41 +21,42 @@ def validation_documents(
     config: TrainConfig, base: Base, template: Template | None, trained: Sequence[Document]
 ) -> tuple[tuple[Document, ...], list[str]]:
     """The documents of ``--validation``, questions being put in the training data's template, and what is to be said of them."""
-    if not isinstance(config, SupervisedConfig) or config.validation is None:
+    if config.validation is None:
         return (), []
     found = documents(read_examples(config.validation, template), base.tokenizer, eos_id=base.eos_id)
     kept = short_enough(found, config, "validation example")
     check_fits(kept, base, config)
-    prompts = {document.tokens[: document.prompt_length].tobytes() for document in trained}
-    seen = sum(document.tokens[: document.prompt_length].tobytes() in prompts for document in kept)
-    told = f"{seen:,} of {len(kept):,} validation examples have the prompt of a training example"
-    return tuple(kept), [told] * bool(seen)
+    return tuple(kept), trained_prompts((d.prompt for d in kept), (d.prompt for d in trained), "example")
+
+
+def trained_prompts(held_out: Iterable[bytes], trained: Iterable[bytes], unit: str) -> list[str]:
+    """What is to be said of validation examples (or whatever ``unit`` names) whose prompt is one of the training's."""
+    prompts = set(trained)
+    seen = [prompt in prompts for prompt in held_out]
+    told = f"{sum(seen):,} of {len(seen):,} validation {unit}s have the prompt of a training {unit}"
+    return [told] * any(seen)
 
 
 class Validation:
-    """Documents in rows, as one step that is never taken. ``due`` says when to measure."""
+    """One step that is never taken. ``due`` says when to measure, every ``every`` steps or, for None, behind each epoch."""
 
-    def __init__(self, documents: Sequence[Document], config: SupervisedConfig) -> None:
-        self._every = config.validate_every
-        (self._step,) = plan_steps(
-            documents, budget_tokens=config.row_tokens, documents_per_step=len(documents), seed=0, epoch=0
-        )
+    def __init__(self, step: Step, every: int | None) -> None:
+        self.step = step
+        self._every = every
 
     def due(self, made: int, *, epoch_ends: bool, run_ends: bool) -> bool:
         """After ``made`` steps, the last of which may end an epoch, or the run, behind which it is measured in any case."""
         return run_ends or (epoch_ends if self._every is None else made % self._every == 0)
 
-    def loss(self, learner: Learner, world: World, multiple: int) -> float:
-        """Mean over the response tokens, as in training, without dropout. A collective over all processes.
+    def outputs(self, learner: Learner, world: World, batch: Callable[[Step, Row], Any]) -> list[Any]:
+        """What ``learner`` makes of each of this process's rows as a ``batch``, without dropout and without gradient.
 
-        Weights that FSDP has collected for it stay collected (``Accumulation.reshard`` splits them again).
+        A collective over all processes. Weights that FSDP has collected for it stay collected (``Accumulation.reshard`` splits
+        them again).
         """
-        rows = rows_for_rank(self._step, world.rank, world.size)
         learner.eval()
         try:
             with torch.no_grad():
-                found = [learner(collate(row, multiple).to(world.device)) for row in rows]
+                return [learner(batch(self.step, row)) for row in rows_for_rank(self.step, world.rank, world.size)]
         finally:
             learner.train()
-        (total,) = world.sum(math.fsum(torch.stack(found).tolist()))
-        return total / self._step.divisor

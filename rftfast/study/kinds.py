@@ -141,7 +141,7 @@ def _plain(kind: Any) -> Any:
 
 _CLI, _STEPS = "rftfast.cli.main", "rftfast.study.steps"
 _LABELS = ("row", "group", "series", "at", "pair", "note")
-_SUPERVISED = _of_training("rftfast.train.config", "SupervisedConfig")
+_SUPERVISED = _of_training("rftfast.train.config", "TrainConfig")
 
 KINDS = {
     kind.name: kind

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from rftfast.errors import UserError
-from rftfast.train.config import SupervisedConfig, TrainConfig
+from rftfast.train.config import TrainConfig
 from rftfast.train.dpo_config import PreferenceConfig
 from rftfast.train.options import docstrings, parse
 
@@ -94,5 +94,5 @@ def test_a_home_folder_that_no_shell_has_filled_in(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     c = TrainConfig("~/model", "~/run", "~/out", prompt="gsm8k")
     assert (c.model, c.data, c.out, c.prompt) == ("/home/me/model", "/home/me/run", "/home/me/out", "gsm8k")
-    assert SupervisedConfig("m", "d", "o", validation="~/v").validation == "/home/me/v"
+    assert TrainConfig("m", "d", "o", validation="~/v").validation == "/home/me/v"
     assert PreferenceConfig("m", "d", "o", reference="~/r").reference == "/home/me/r"

@@ -54,7 +54,8 @@ def test_killed_at_a_random_step_it_goes_on_to_the_bit(whole, tmp_path):
 
 def test_two_processes_make_the_steps_of_one(whole, tmp_path):
     """5 pairs a step in rows of 120 tokens: some rows of one process have no pair at all."""
-    settings = {"batch_size": 5, "row_tokens": 120, "epochs": 2, "sft": 0.1}
+    held_out = write_rows(tmp_path / "held-out.jsonl", rows(20)[13:])
+    settings = {"batch_size": 5, "row_tokens": 120, "epochs": 2, "sft": 0.1, "validation": str(held_out)}
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -70,6 +71,10 @@ def test_two_processes_make_the_steps_of_one(whole, tmp_path):
     for name in ("loss", "sft_loss", "margin", "kl", "grad_norm"):
         found, expected = ([row[name] for row in each] for each in (ours, theirs))
         assert found == pytest.approx(expected, rel=2e-3, abs=2e-4), name
+    for name in ("validation_loss", "validation_margin", "validation_accuracy"):
+        found, expected = ([row[name] for row in each] for each in (ours, theirs))
+        assert [value is None for value in found] == [value is None for value in expected] == [True, True, False] * 2
+        assert found[2::3] == pytest.approx(expected[2::3], rel=2e-3, abs=2e-4), name
 
 
 @pytest.mark.parametrize(

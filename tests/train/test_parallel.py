@@ -18,7 +18,6 @@ from torch.distributed.tensor import DTensor
 from rftfast.errors import UserError
 from rftfast.train import parallel
 from rftfast.train.batch import collate
-from rftfast.train.config import SupervisedConfig
 from rftfast.train.job import prepare
 from rftfast.train.packing import rows_for_rank
 from rftfast.train.parallel import Accumulation, on_main, open_world
@@ -93,7 +92,7 @@ def test_two_processes_are_one(tmp_path):
     curves = [[(row["step"], row["loss"], row["grad_norm"]) for row in metrics(run)] for run in runs]
     assert len(curves[0]) == 9 and curves[0] == curves[1]  # stopped and gone on with on two processes: to the bit
     held_out = {"validation": str(tmp_path / "q.jsonl"), "validate_every": 2, "out": str(tmp_path / "alone")}
-    train(SupervisedConfig(**settings | held_out), "sft")
+    train(config(tmp_path, **settings | held_out), "sft")
     one, two = ([row["validation_loss"] for row in metrics(tmp_path / name)] for name in ("alone", "whole"))
     assert [loss is None for loss in one] == [loss is None for loss in two] == [True, False] * 4 + [False]
     assert two[1::2] == pytest.approx(one[1::2], rel=1e-4)

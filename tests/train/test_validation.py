@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rftfast.errors import UserError
-from rftfast.train.config import RftConfig, SupervisedConfig
+from rftfast.train.config import RftConfig
 from rftfast.train.dry_run import show_job
 from rftfast.train.job import prepare
 from rftfast.train.trainer import train
@@ -25,7 +25,7 @@ def settings(root, **changes):
         {"id": f"v{i}", "question": f"And {i} + 7" + " or so" * (i % 3), "answer": f"#### {i + 7}"} for i in range(5)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return SupervisedConfig(**options(root, **{"validation": str(file)} | changes))
+    return config(root, **{"validation": str(file)} | changes)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from rftfast.train.config import SupervisedConfig, TrainConfig
+from rftfast.train.config import TrainConfig
 from rftfast.train.job import prepare
 from rftfast.train.parallel import World, open_world
 from rftfast.train.stop import Stopped, StopSignals
@@ -49,7 +49,7 @@ def main(root: Path) -> None:
     next_port()
     # Measured beside the training, which must not notice: the other run has no validation.
     held_out = {"validation": str(root / "q.jsonl"), "validate_every": 2, "out": str(root / "whole")}
-    train(SupervisedConfig(**dataclasses.asdict(config) | held_out), "sft")
+    train(dataclasses.replace(config, **held_out), "sft")  # type: ignore[arg-type]
     stop_and_go_on(dataclasses.replace(config, out=str(root / "stopped")))
 
 
