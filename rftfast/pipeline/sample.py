@@ -3,6 +3,7 @@ folded into its distinct ones and handed to the run directory."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -185,8 +186,10 @@ class _Run:
                 self.progress.margin = self._adaptive.margin
 
     def _store_window(self, names: list[str]) -> None:
-        for name in names:
-            self._store(name)
+        """Hands all of them in, even if a part cannot be written meanwhile: what waits is written when the disk allows."""
+        with contextlib.ExitStack() as stack:
+            for name in reversed(names):
+                stack.callback(self._store, name)
 
     def _store(self, name: str) -> None:
         """Selects in sample order and hands the question in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import random
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rftfast.data.atomic import write_atomic, write_errors
 from rftfast.data.run_dir import RunDir
 from rftfast.engine.params import Generation, Request
 from rftfast.engine.stats import Stats
@@ -145,6 +147,34 @@ def test_a_window_stored_in_part_is_gone_on_with(job: Job, tmp_path: Path) -> No
     world = World(7)
     finish(job, tmp_path / "run", world)
     assert {name for name, _ in world.drawn} == set(lost)
+    assert (tmp_path / "run/rft.jsonl").read_bytes() == (tmp_path / "whole/rft.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("failures", [1, WINDOW])
+def test_a_disk_that_is_full_for_a_while_costs_no_finished_window(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """All that a window has found out waits in memory, and is there when the run directory is closed."""
+    left = failures
+
+    def write(path: Path, chunks: Iterable[bytes]) -> None:
+        nonlocal left
+        if path.parent.name == "samples" and left > 0:
+            left -= 1
+            with write_errors(path):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write_atomic(path, chunks)
+
+    monkeypatch.setattr("rftfast.data.run_dir.write_atomic", write)
+    with pytest.raises(UserError, match="disk full"):
+        finish(job, tmp_path / "run", World(1), commit=1)
+    stored = {q.id for q in RunDir.read_questions(tmp_path / "run")}
+    reached = sorted({int(name[1:]) // WINDOW for name in stored})
+    assert left == 0 and reached and stored == {f"q{w * WINDOW + i}" for w in reached for i in range(WINDOW)}
+    world = World(2)
+    finish(job, tmp_path / "run", world)
+    assert not stored & {name for name, _ in world.drawn}
+    finish(job, tmp_path / "whole", World(3))
     assert (tmp_path / "run/rft.jsonl").read_bytes() == (tmp_path / "whole/rft.jsonl").read_bytes()
 
 
