@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
@@ -30,48 +31,53 @@ def verify_in_python(completion: str, gold: str, policy: Policy, *, truncated: b
     """``verify`` without the native module, which gives the same verdicts (``policy.math`` left aside): its reference."""
     expected = _gold(gold, policy.marker, policy.markers)
     answer = extract_answer(completion, policy.marker, policy.markers)
-    equations, in_text = equations_of(completion, policy)
+    found = calculations_of(completion, policy)
     shown = None if answer is None else canonical(answer)
     if answer is None:
         name = "truncated" if truncated else "no_answer"
     elif answer != expected:
         name = "wrong_answer"
     else:
-        name = judge_calculations(completion, equations, in_text, policy)
-    return Verdict(name, shown, tuple(equations))
+        name = judge_calculations(found, policy)
+    return Verdict(name, shown, tuple(found.equations))
 
 
-def equations_of(text: str, policy: Policy) -> tuple[list[str], bool]:
-    """The equations the policy looks at, and whether they come from ordinary text."""
-    if policy.equations != "reference":
-        # The released code cuts at NUL for the answer only; the other policies see one text throughout.
-        text = _before_nul(text)
+@dataclass(frozen=True)
+class Calculations:
+    """What a completion calculates, as a policy sees it.
+
+    ``text`` is what was searched, ``in_text`` whether the equations come from ordinary text, ``unread`` whether there was more
+    of that than is read.
+    """
+
+    text: str
+    equations: list[str]
+    in_text: bool = False
+    unread: bool = False
+
+
+def calculations_of(completion: str, policy: Policy) -> Calculations:
+    text = policy.calculating(completion)
     found = find_equations(text)
     if found or not policy.bare:
-        return found, False
-    if len(text) > MAX_WORK:
-        return [], True
-    return find_bare_equations(text), True
+        return Calculations(text, found)
+    bare = [] if len(text) > MAX_WORK else find_bare_equations(text)
+    return Calculations(text, bare, in_text=True, unread=len(completion) > MAX_WORK)
 
 
-def _before_nul(text: str) -> str:
-    return text.split("\0", 1)[0]
-
-
-def judge_calculations(text: str, equations: list[str], in_text: bool, policy: Policy) -> str:
-    """``correct``, ``wrong_equation`` or ``timeout``, for a text whose answer is right; its equations as ``equations_of`` gives
-    them."""
+def judge_calculations(found: Calculations, policy: Policy) -> str:
+    """``correct``, ``wrong_equation`` or ``timeout``, for a completion whose answer is right."""
     mode = policy.equations
-    if in_text and len(text) > MAX_WORK:
+    if found.unread:
         return "timeout"
     if mode == "off":
         return "correct"
-    if mode == "strict" and open_marks(_before_nul(text)):
+    if mode == "strict" and open_marks(found.text):
         return "wrong_equation"
-    if in_text:
+    if found.in_text:
         mode = "strict"  # ordinary text is in school notation, whatever the policy for <<…>>
     work = 0
-    for equation in equations:
+    for equation in found.equations:
         work += min(len(equation), 4 * MAX_CHARS)  # a longer one is false unread
         if work > MAX_WORK:
             return "timeout"

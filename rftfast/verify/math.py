@@ -17,7 +17,7 @@ from functools import lru_cache
 from rftfast.data.records import Verdict
 from rftfast.errors import UserError
 from rftfast.verify import answers
-from rftfast.verify.judge import equations_of, judge_calculations
+from rftfast.verify.judge import calculations_of, judge_calculations
 from rftfast.verify.math_pool import DIFFERENT, SAME, TIMEOUT, MathLimits, MathPool, require_math_verify
 from rftfast.verify.numbers import canonical, leading_number, parse_number
 from rftfast.verify.policy import Policy
@@ -108,7 +108,7 @@ def verify_batch(
             results[i] = decided
     verdicts = []
     for text, answer, result, cut_off in zip(completions, found, results, truncated, strict=True):
-        equations, in_text = equations_of(text, policy)
+        calculations = calculations_of(text, policy)
         if answer is None:
             name = "truncated" if cut_off else "no_answer"
         elif result == DIFFERENT:
@@ -116,8 +116,8 @@ def verify_batch(
         elif result == TIMEOUT:
             name = "timeout"
         else:
-            name = judge_calculations(text, equations, in_text, policy)
-        verdicts.append(Verdict(name, None if answer is None else answer.shown, tuple(equations)))
+            name = judge_calculations(calculations, policy)
+        verdicts.append(Verdict(name, None if answer is None else answer.shown, tuple(calculations.equations)))
     return verdicts
 
 

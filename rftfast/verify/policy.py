@@ -36,6 +36,11 @@ class Policy:
         if not self.markers:
             raise UserError("policy: markers is empty; name at least one of " + ", ".join(MARKERS))
 
+    def calculating(self, text: str) -> str:
+        """What of a completion is searched for equations. The released code cuts at NUL for the answer only; the other policies
+        see one text throughout."""
+        return text if self.equations == "reference" else text.split("\0", 1)[0]
+
     @classmethod
     def of_run(cls, config: Mapping[str, Any]) -> Policy:
         """The policy of a run directory's ``config``; what it does not say, as older ones do not say all, is the default."""

@@ -10,6 +10,7 @@ import pytest
 from rftfast.data.records import Verdict
 from rftfast.errors import UserError
 from rftfast.verify import Policy, verify, verify_batch
+from rftfast.verify.judge import MAX_WORK, verify_in_python
 
 TABLE = {
     "plain": [
@@ -116,6 +117,10 @@ def test_nul_ends_the_text_and_the_reference_still_reads_its_equations():
     text = "#### 18\0<<1=2>>#### 19"
     assert verify(text, "18") == Verdict("correct", "18", ())
     assert verify(text, "18", Policy.reference()) == Verdict("wrong_equation", "18", ("1=2",))
+    # The whole text counts towards what is read of ordinary text; by either path.
+    long = "16 - 3 = 13 eggs\n#### 13\0" + "x" * MAX_WORK
+    for judged in (verify_in_python(long, "13", Policy(bare=True)), verify(long, "13", Policy(bare=True))):
+        assert judged == Verdict("timeout", "13", ("16 - 3 = 13",))
 
 
 def test_batch_is_verify_for_each():
