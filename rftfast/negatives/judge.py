@@ -36,28 +36,12 @@ class Border:
             return "stop"
         if self._answers is None:
             return None
-        line = _last_line(tail)
-        return self._answers(_Line(path, line) if line else path)
+        # The answer may stand in the prefix's last line already: sentences of one line are steps.
+        return self._answers.word(_last_line(tail) + text, path.newest)
 
     def _begun(self, stop: str, tail: str, text: str) -> bool:
         before = tail[-(len(stop) - 1) :]
         return stop in before + text[: len(stop) - 1]
-
-
-class _Line(DrawnPath):
-    """A path with the line that it goes on with, in which the answer may stand already: sentences of one line are steps."""
-
-    def __init__(self, path: DrawnPath, line: str) -> None:
-        self.name, self.sample_index = path.name, path.sample_index
-        self._path, self._line = path, line
-
-    @property
-    def text(self) -> str:
-        return self._line + self._path.text
-
-    @property
-    def newest(self) -> int:
-        return self._path.newest
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,10 @@ class OnlineVerifier:
         self._answer: Callable[..., object] = final_answer if policy.math else extract_answer
 
     def __call__(self, path: DrawnPath) -> str | None:
-        text, newest = path.text, path.newest
+        return self.word(path.text, path.newest)
+
+    def word(self, text: str, newest: int) -> str | None:
+        """Why a path ends that has come to ``text``, the last token of which brought ``newest`` bytes; None to go on."""
         if self._policy.equations != "off" and self._closes_false(text, len(text) - newest - 1):
             return FALSE_EQUATION
         return ANSWERED if self._ends_answer(text, len(text) - newest) else None
