@@ -1,7 +1,8 @@
 """Early stop: the verifier's online form, which the engine calls while a path is being drawn.
 
-A path ends at the token that closes a false ``<<…>>`` (it can no longer be accepted), and at the end of the line that
-holds its final answer (nothing after it is wanted). What the stops saved is estimated from the lengths of the others.
+A path ends where it can no longer be accepted: at the token that closes a false ``<<…>>`` or, where the policy wants marks
+closed, behind the line or the single ``>`` that leaves one open. It also ends at the end of the line that holds its final
+answer (nothing after it is wanted). What the stops saved is estimated from the lengths of the others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from rftfast.data.records import Verdict
 from rftfast.engine.monitor import DrawnPath
 from rftfast.verify import Policy
 from rftfast.verify.answers import extract_answer
-from rftfast.verify.equations import check_equation
+from rftfast.verify.equations import check_equation, has_lost_mark
 from rftfast.verify.math import final_answer
 
 FALSE_EQUATION = "false_equation"
@@ -24,8 +25,9 @@ ANSWERED = "answered"
 class OnlineVerifier:
     """A monitor (``rftfast.engine.monitor``) that judges by ``policy``; a function of the path's text alone.
 
-    The equation it stops at is false by the policy's own check, so the verifier would refuse the whole path, too. The
-    line it stops after holds an answer by the policy's markers; text behind it, a second answer included, is never drawn.
+    The equation it stops at is false by the policy's own check, so the verifier would refuse the whole path, too. A mark that
+    is left open counts as one: either nothing closes it, or what it would hold is no equation. It is seen when the next
+    trigger comes. The line it stops after holds an answer by the policy's markers; text behind it, a second answer included, is never drawn.
     """
 
     triggers = b">\n"
@@ -39,7 +41,10 @@ class OnlineVerifier:
 
     def word(self, text: str, newest: int) -> str | None:
         """Why a path ends that has come to ``text``, the last token of which brought ``newest`` bytes; None to go on."""
-        if self._policy.equations != "off" and self._closes_false(text, len(text) - newest - 1):
+        calculating = self._policy.calculating(text)
+        if self._policy.equations != "off" and self._closes_false(calculating, len(text) - newest - 1):
+            return FALSE_EQUATION
+        if self._policy.equations == "strict" and has_lost_mark(calculating):
             return FALSE_EQUATION
         return ANSWERED if self._ends_answer(text, len(text) - newest) else None
 

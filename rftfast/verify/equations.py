@@ -45,6 +45,12 @@ def open_marks(text: str) -> list[int]:
     return [m.start() for m in _ANNOTATED.finditer(text) if m[2] is None]
 
 
+def has_lost_mark(text: str) -> bool:
+    """Whether a ``<<`` stands there that ``strict`` refuses whatever may be written behind ``text``: before its ``>>`` comes a
+    single ``>``, which nothing closes, or the end of a line, which stands in no equation. Time linear in the text."""
+    return any(m[2] is None and ("\n" in m[1] or m.end() + 1 < len(text)) for m in _ANNOTATED.finditer(text))
+
+
 def find_bare_equations(text: str) -> list[str]:
     """Calculations in ordinary text (``16 - 3 = 13``), in order, without the blanks around them.
 

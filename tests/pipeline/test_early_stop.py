@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,11 @@ def stop(text: str, pieces: list[str] | None = None, online: OnlineVerifier = ST
         ("so \\boxed{5}\n", ANSWERED, "so \\boxed{5}\n"),
         ("#### \n18", None, None),  # a marker that no number follows in its line
         ("#### 18", None, None),  # the line may go on: #### 18,000
-        ("a > b >> c\n << 2*3=7 \n", None, None),  # never closed
+        ("a > b >> c\n << 2*3=7 \nso", FALSE_EQUATION, "a > b >> c\n << 2*3=7 \n"),  # closed or not, it is wrong
+        ("<<3+1=5>4 and 2\n", FALSE_EQUATION, "<<3+1=5>4 and 2\n"),  # never closed; seen at the next trigger
+        ("<<3+1=5>4, <<1+1=2>> on", FALSE_EQUATION, "<<3+1=5>4, <<1+1=2>"),
+        ("a << b, c < d and so on", None, None),  # >> may yet come
+        ("#### 18\0<<1+1=3>> <<1\n>", ANSWERED, "#### 18\0<<1+1=3>> <<1\n"),  # behind a NUL, nothing counts
         ("<<no equation>>", FALSE_EQUATION, "<<no equation>>"),  # the verifier takes it for a false one, too
         ("<<<3=3>>>", FALSE_EQUATION, "<<<3=3>>"),
     ],
@@ -61,6 +67,9 @@ def test_reference_policy_looks_at_two_parts_only() -> None:
     assert stop("<<1+1=2=3>> x") == (FALSE_EQUATION, "<<1+1=2=3>>")
     assert stop("<<1+1=2=3>> x", online=OnlineVerifier(Policy.reference())) is None
     assert stop("<<1+1=3>>", online=OnlineVerifier(Policy(equations="off"))) is None
+    for mode in ("reference", "off"):
+        assert stop("<<1+1=3>4\n<<", online=OnlineVerifier(Policy(equations=mode))) is None
+    assert stop("\0<<1+1=3>>", online=OnlineVerifier(Policy.reference())) == (FALSE_EQUATION, "\0<<1+1=3>>")
 
 
 def test_one_token_may_bring_a_whole_line_and_more() -> None:
@@ -71,7 +80,9 @@ def test_one_token_may_bring_a_whole_line_and_more() -> None:
 
 
 pieces = st.lists(
-    st.sampled_from(["<<", ">>", "<", ">", "1+1=2", "1+1=3", "2*3=6", "=", " ", "\n", "#### ", "18", "é", "A: ", "x"]),
+    st.sampled_from(
+        ["<<", ">>", "<", ">", "1+1=2", "1+1=3", "2*3=6", "=", " ", "\n", "#### ", "18", "é", "A: ", "x", "\0"]
+    ),
     max_size=14,
 )
 
@@ -79,13 +90,18 @@ pieces = st.lists(
 @settings(max_examples=600, deadline=None)
 @given(pieces, st.sampled_from(["strict", "reference"]))
 def test_it_stops_where_the_verifiers_own_functions_first_say_so(parts: list[str], mode: str) -> None:
-    """Token by token: the first prefix that holds a false closed equation, or a whole line with an answer."""
+    """Token by token: the first prefix that holds a false closed equation, or a mark that cannot be closed, or a whole line
+    with an answer."""
     online = OnlineVerifier(Policy(equations=mode))
     expected = None
     for n in range(1, len(parts) + 1):
         text = "".join(parts[:n])
-        closed = find_equations(text[: text.rfind(">>") + 2] if ">>" in text else "")
-        if any(not check_equation(e, mode) for e in closed):
+        if not set(parts[n - 1]) & set(">\n"):
+            continue
+        seen = text.partition("\0")[0] if mode == "strict" else text
+        closed = find_equations(seen[: seen.rfind(">>") + 2] if ">>" in seen else "")
+        lost = mode == "strict" and re.search(r"<<[^>]*(\n|>[^>])", seen)
+        if lost or any(not check_equation(e, mode) for e in closed):
             expected = FALSE_EQUATION, text
         elif any(extract_answer(line) is not None for line in text.split("\n")[:-1]):
             expected = ANSWERED, text
@@ -94,14 +110,23 @@ def test_it_stops_where_the_verifiers_own_functions_first_say_so(parts: list[str
     assert stop("", parts, online) == expected
 
 
-@settings(max_examples=300, deadline=None)
-@given(pieces)
-def test_no_path_that_would_be_accepted_is_lost(parts: list[str]) -> None:
-    """What stops at a false equation is refused whole; what stops after the answer keeps the first line's answer."""
-    found = stop("", parts)
+@settings(max_examples=1500, deadline=None)
+@given(pieces, pieces, st.sampled_from([Policy(), Policy(bare=True), Policy(equations="reference")]))
+def test_no_path_that_would_be_accepted_is_lost(parts: list[str], rest: list[str], policy: Policy) -> None:
+    """What stops at a false equation is refused whatever follows it, and however right the answer is."""
+    found = stop("", parts, OnlineVerifier(policy))
     if found and found[0] == FALSE_EQUATION:
-        assert not verify("".join(parts), "18").correct
-        assert judged(verify(found[1], "18"), FALSE_EQUATION).verdict in ("wrong_equation", "wrong_answer")
+        for further in ("", "".join(rest)):
+            for text in (found[1] + further, found[1] + further + "\n#### 18", "#### 18\n" + found[1] + further):
+                assert not verify(text, "18", policy).correct
+        assert judged(verify(found[1], "18", policy), FALSE_EQUATION).verdict in ("wrong_equation", "wrong_answer")
+
+
+def test_hostile_marks_are_read_in_linear_time() -> None:
+    for text in ("<<" * 100_000, "<<1>" * 50_000 + ">", "<" * 200_001):
+        began = time.process_time()
+        STRICT.word(text + "\n", 1)
+        assert time.process_time() - began < 1.0
 
 
 def test_verdict_of_a_stopped_path() -> None:
