@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rftfast.errors import UserError
-from rftfast.models.rope import RopeScaling, rope_table
-
-__all__ = ["FAMILIES", "ModelConfig", "RopeScaling", "read_json", "rope_table"]
+from rftfast.models.rope_scaling import RopeScaling
 
 # architecture name in config.json -> family
 FAMILIES = {

@@ -21,7 +21,8 @@ from rftfast.errors import UserError
 from rftfast.models.cache import build_once, cache_folder
 from rftfast.models.config import ModelConfig
 from rftfast.models.gguf_tokenizer import tokenizer_from_gguf
-from rftfast.models.rope import RopeScaling, inverse_frequencies
+from rftfast.models.rope import inverse_frequencies
+from rftfast.models.rope_scaling import RopeScaling
 from rftfast.models.safetensors_writer import write_safetensors
 from rftfast.models.weights import checkpoint_slots
 

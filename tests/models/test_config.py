@@ -1,11 +1,14 @@
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 
 from rftfast.errors import UserError
-from rftfast.models.config import ModelConfig, rope_table
+from rftfast.models.config import ModelConfig
+from rftfast.models.rope import rope_table
 
 from .conftest import SIZES, VARIANTS, make_model
 
@@ -183,3 +186,10 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(UserError, match="holds no JSON object"):
         ModelConfig.from_folder(tmp_path)
+
+
+def test_reading_a_config_does_not_load_torch():
+    """Imports point one way: the table of angles is made from a config, not the other way round."""
+    code = "import sys, rftfast.models.config; print('torch' in sys.modules, 'rftfast.models.rope' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

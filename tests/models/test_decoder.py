@@ -11,8 +11,9 @@ from rftfast.engine import plan as plans
 from rftfast.engine.runner import Noise, Runner
 from rftfast.engine.scheduler import Scheduler, SequenceState
 from rftfast.engine.tree import PAGE, KVTree, Node
-from rftfast.models.config import ModelConfig, rope_table
+from rftfast.models.config import ModelConfig
 from rftfast.models.decoder import Decoder, StepInputs
+from rftfast.models.rope import rope_table
 from rftfast.models.weights import load_weights
 from rftfast.ops import AttentionPlan, KVPool
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from rftfast.errors import UserError
 from rftfast.models.config import ModelConfig
 from rftfast.models.gguf import convert_gguf, folder_from_gguf
-from rftfast.models.rope import RopeScaling, inverse_frequencies
+from rftfast.models.rope import inverse_frequencies
+from rftfast.models.rope_scaling import RopeScaling
 from rftfast.models.tokenizer import Tokenizer
 from rftfast.models.weights import load_weights
 
