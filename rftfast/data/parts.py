@@ -1,7 +1,7 @@
 """Parts of a run: files of whole questions, each a question's row followed by the rows of all its samples.
 
 A part is JSONL. A question's row: ``{"kind": "question", "question_id", "prompt", "begin", "gold", "samples"}``, the last
-being how many rows follow that belong to it. A sample's row: ``{"kind": "sample", "question_id", "sample_index",
+being how many rows follow that belong to it, and ``"answer_only": true`` where ``gold`` is no solution. A sample's row: ``{"kind": "sample", "question_id", "sample_index",
 "completion", "verdict", "answer", "equations", "kept", "tokens", "logprob", "finish_reason"}`` and, where the run stores
 them, ``"token_ids"``. So a part alone tells all there is to know of its questions, and shows if anything is missing.
 """
@@ -22,13 +22,17 @@ _MEND = "remove that file and run the same command again: its questions are samp
 
 @dataclass(frozen=True)
 class StoredQuestion:
-    """A finished question: how it was put, its gold solution and all its samples' rows, by sample index."""
+    """A finished question: how it was put, its gold solution and all its samples' rows, by sample index.
+
+    ``answer_only``: ``gold`` is a bare answer without a solution, which nobody should train on.
+    """
 
     id: str
     prompt: str
     begin: str
     gold: str
     samples: tuple[dict[str, Any], ...]
+    answer_only: bool = False
 
     def part_rows(self) -> bytes:
         """The question's lines in a part."""
@@ -39,11 +43,12 @@ class StoredQuestion:
             "begin": self.begin,
             "gold": self.gold,
             "samples": len(self.samples),
+            **({"answer_only": True} if self.answer_only else {}),
         }
         return b"".join(json_line(row) for row in (head, *self.samples))
 
     def rft_rows(self) -> bytes:
-        """The question's lines in ``rft.jsonl``: the gold solution, then every kept path by sample index.
+        """The question's lines in ``rft.jsonl``: the gold solution, if it is one, then every kept path by sample index.
 
         ``prompt + completion`` is the text to train on, without the EOS token. ``begin`` is set before each completion in
         place of whatever white space the model began with, so that gold and sampled solutions look alike.
@@ -54,7 +59,7 @@ class StoredQuestion:
             return json_line({**fields, **more})
 
         kept = [sample for sample in self.samples if sample["kept"]]
-        return row(self.gold, source="gold") + b"".join(
+        return (b"" if self.answer_only else row(self.gold, source="gold")) + b"".join(
             row(sample["completion"], source="sample", sample_index=sample["sample_index"]) for sample in kept
         )
 
@@ -68,10 +73,12 @@ def finished_question(
     prompt: str,
     begin: str = "",
     token_ids: bool = False,
+    answer_only: bool = False,
 ) -> StoredQuestion:
     """The record of a question whose samples are all drawn and judged.
 
-    ``verdicts[i]`` judges ``completions[i]``; ``kept`` are the sample indices of the selected paths.
+    ``verdicts[i]`` judges ``completions[i]``; ``kept`` are the sample indices of the selected paths; ``answer_only`` says that
+    ``question.answer`` is no solution.
     """
     assert len(completions) == len(verdicts), (len(completions), len(verdicts))
     assert all(completion.question_id == question.id for completion in completions), question.id
@@ -97,7 +104,7 @@ def finished_question(
         if token_ids:
             row["token_ids"] = list(completion.token_ids)
         rows.append(row)
-    return StoredQuestion(question.id, prompt, begin, question.answer, tuple(rows))
+    return StoredQuestion(question.id, prompt, begin, question.answer, tuple(rows), answer_only)
 
 
 def part_path(folder: Path, number: int) -> Path:
@@ -156,7 +163,8 @@ def _whole(path: Path, number: int, head: dict[str, Any], samples: list[dict[str
             f"{path}, before line {number + 1}: question {head['question_id']!r} has {len(samples)} samples"
             f" where {head['samples']} were written; {_MEND}"
         )
-    return StoredQuestion(head["question_id"], head["prompt"], head["begin"], head["gold"], tuple(samples))
+    name, prompt, begin, gold = (head[column] for column in ("question_id", "prompt", "begin", "gold"))
+    return StoredQuestion(name, prompt, begin, gold, tuple(samples), head.get("answer_only") is True)
 
 
 _TEXT, _COUNT = (str,), (int,)

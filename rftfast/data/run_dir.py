@@ -119,6 +119,7 @@ class RunDir(HeldDir):
         *,
         prompt: str,
         begin: str = "",
+        answer_only: bool = False,
     ) -> None:
         """Hand in a finished question: all its completions, in any order, each with its verdict.
 
@@ -126,6 +127,7 @@ class RunDir(HeldDir):
             kept: the sample indices of the selected paths.
             prompt: the prompt of the training rows (it need not be the one sampled from).
             begin: what stands between prompt and solution in the training rows (``Template.begin``).
+            answer_only: the gold answer is no solution, so it becomes no training row.
 
         Raises:
             UserError: a part was due and could not be written; the question stays in memory and :meth:`commit` may be
@@ -134,7 +136,14 @@ class RunDir(HeldDir):
         assert question.id not in self._stored, f"{question.id} is stored already"
         assert question.id not in self._buffer, f"{question.id} was handed in already"
         stored = finished_question(
-            question, completions, verdicts, kept, prompt=prompt, begin=begin, token_ids=self._token_ids
+            question,
+            completions,
+            verdicts,
+            kept,
+            prompt=prompt,
+            begin=begin,
+            token_ids=self._token_ids,
+            answer_only=answer_only,
         )
         if not self._buffer:
             self._buffer_since = self._clock()

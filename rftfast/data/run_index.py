@@ -19,7 +19,8 @@ class RunIndex:
     """A run directory, read question by question in any order. Memory: a few numbers for each question.
 
     ``manifest`` is the content of ``run.json``; ``order`` are the stored questions' ids in the order of ``rft.jsonl``,
-    which for a finished run is the order they were asked in.
+    which for a finished run is the order they were asked in. Behind them stand those without a row there (no gold solution
+    and no kept path), as they were stored.
 
     Raises:
         UserError: not a run directory, a damaged part, or a question that stands in two parts.
@@ -29,8 +30,10 @@ class RunIndex:
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
         self._places: dict[str, tuple[Path, int, int, int]] = {}  # id -> part, first line, offset, length
+        self._gold_rows_missing = False
         for part in part_paths(self.path / "samples"):
-            for name, line, offset, length in _heads(part):
+            for name, answer_only, line, offset, length in _heads(part):
+                self._gold_rows_missing |= answer_only
                 if name in self._places:
                     raise UserError(
                         f"{part}: question {name!r} is also in {self._places[name][0].name}; remove one of the two files"
@@ -64,7 +67,9 @@ class RunIndex:
         if file.is_file():  # only the order is taken from it, and a run can do without
             with file.open("rb") as lines:
                 for line in lines:
-                    if b'"source": "gold"' in line and (name := _id(line)) in self._places:
+                    # Samples' rows are parsed only where one may stand first.
+                    first = b'"source": "gold"' in line or self._gold_rows_missing
+                    if first and (name := _id(line)) in self._places:
                         found[name] = None
         found.update(dict.fromkeys(self._places))
         return list(found)
@@ -84,9 +89,9 @@ class StoredQuestions:
         return self._index.read(question_id)
 
 
-def _heads(part: Path) -> Iterator[tuple[str, int, int, int]]:
-    """``(question id, line from 1, offset, length in bytes)`` of each question of a part."""
-    head: tuple[str, int, int] | None = None
+def _heads(part: Path) -> Iterator[tuple[str, bool, int, int, int]]:
+    """``(question id, answer_only, line from 1, offset, length in bytes)`` of each question of a part."""
+    head: tuple[str, bool, int, int] | None = None
     offset = 0
     try:
         with part.open("rb") as file:
@@ -95,8 +100,8 @@ def _heads(part: Path) -> Iterator[tuple[str, int, int, int]]:
                     row = part_row(part, number, line)
                     if row["kind"] == "question":
                         if head is not None:
-                            yield (*head, offset - head[2])
-                        head = row["question_id"], number, offset
+                            yield (*head, offset - head[3])
+                        head = row["question_id"], row.get("answer_only") is True, number, offset
                     elif head is None:
                         raise UserError(f"{part}, line {number}: a sample without its question; remove that file")
                 offset += len(line)
@@ -104,7 +109,7 @@ def _heads(part: Path) -> Iterator[tuple[str, int, int, int]]:
         raise UserError(f"{part}: cannot be read ({error.strerror or error}); check the disk and its rights") from error
     if head is None:
         raise UserError(f"{part}: empty; remove that file")
-    yield (*head, offset - head[2])
+    yield (*head, offset - head[3])
 
 
 def _id(line: bytes) -> str:

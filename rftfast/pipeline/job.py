@@ -20,7 +20,7 @@ from rftfast.models.resolve import fingerprint as fingerprint_model
 from rftfast.models.resolve import resolve
 from rftfast.models.tokenizer import Tokenizer
 from rftfast.pipeline.budget import WINDOW, Budget
-from rftfast.verify import Policy, math, parse_gold
+from rftfast.verify import Policy, extract_answer, math, parse_gold
 
 _MEASURED_PROMPTS = 256  # prompts tokenised for an estimate
 
@@ -90,6 +90,12 @@ class Job:
     def requests(self, questions: Sequence[Question]) -> Iterator[Request]:
         for question in questions:
             yield self.request(question)
+
+    def has_solution(self, question: Question) -> bool:
+        """Whether the gold answer is a solution (text with its answer behind a marker) and not the bare answer: to train on
+        the latter would teach the model to answer without reasoning."""
+        gold, marker, markers = question.answer, self.policy.marker, self.policy.markers
+        return extract_answer(gold, marker, markers) is not None or math.final_answer(gold, marker, markers) is not None
 
     def longest_prompt(self) -> Question:
         """The question with most tokens: its prompt fails first, so it is tried first."""

@@ -199,7 +199,15 @@ class _Run:
         chosen = select_paths([completions[i].text for i in good], equations=[verdicts[i].equations for i in good])
         kept = [completions[good[i]].sample_index for i in chosen]
         prompt = self.job.prompt(entry.question, shots=False)
-        self.directory.add(entry.question, completions, verdicts, kept, prompt=prompt, begin=self.job.template.begin)
+        self.directory.add(
+            entry.question,
+            completions,
+            verdicts,
+            kept,
+            prompt=prompt,
+            begin=self.job.template.begin,
+            answer_only=not self.job.has_solution(entry.question),
+        )
         self.progress.distinct += len(kept)
         self.progress.questions_done += 1
 

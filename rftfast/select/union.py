@@ -250,7 +250,7 @@ class _Run:
         self.template: dict[str, Any] = prompt if isinstance(prompt, dict) else {}
 
     def candidates(self, stored: StoredQuestion, facts: _Facts) -> Iterator[Candidate]:
-        facts.answer(stored.gold, self.name, self.policy, solution=True)
+        facts.answer(stored.gold, self.name, self.policy, solution=not stored.answer_only)
         if facts.prompt is None:
             facts.prompt, facts.begin = stored.prompt, stored.begin
             facts.question = facts.question or self._question(stored.prompt)

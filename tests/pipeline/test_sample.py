@@ -14,12 +14,15 @@ import pytest
 
 from rftfast.data.prompts import Template, manifest_template, save_template
 from rftfast.data.run_dir import RunDir
+from rftfast.data.run_index import RunIndex
 from rftfast.engine import Sampler
 from rftfast.engine.params import Generation, Request
 from rftfast.engine.stats import Stats
 from rftfast.errors import UserError
+from rftfast.pipeline.files import select_pool
 from rftfast.pipeline.job import Job, SampleOptions, prepare
 from rftfast.pipeline.sample import Progress, open_run, run
+from rftfast.select.union import Pool
 from tests.tiny_model import write_tiny_llama
 
 TEXTS = (
@@ -99,6 +102,32 @@ def test_the_policy_asked_for_is_the_one_that_judges(job: Job, tmp_path: Path) -
     assert verdicts[4] == "wrong_answer"
     with pytest.raises(UserError, match="marker is 'middle'"):
         prepare(replace(job.options, marker="middle"))
+
+
+@pytest.mark.parametrize(("answer", "math"), [("6", False), ("$6 a day", False), ("6", True)])
+def test_a_bare_answer_is_judged_by_and_never_trained_on(job: Job, tmp_path: Path, answer: str, math: bool) -> None:
+    """Text that is only an answer would teach the model to answer without reasoning; ``rftfast select`` leaves it out, too."""
+    if math:
+        pytest.importorskip("math_verify")
+    file = tmp_path / "q.jsonl"
+    rows = [{"id": f"q{i}", "question": f"What is {i}+{i}?", "answer": answer} for i in range(4)]
+    rows[2]["answer"] = "It is six.\n#### 6"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bare = prepare(replace(job.options, questions=str(file), math=math))
+    assert [bare.has_solution(q) for q in bare.questions] == [False, False, True, False]
+    path = tmp_path / "run"
+    finish(bare, path, Playback(random.Random(0)))
+    made = [json.loads(line) for line in (path / "rft.jsonl").read_text().splitlines()]
+    assert [(r["question_id"], r["source"]) for r in made if r["source"] == "gold"] == [("q2", "gold")]
+    assert [r["question_id"] for r in made] == ["q0"] * 3 + ["q1"] * 3 + ["q2"] * 4 + ["q3"] * 3
+    assert {s["verdict"] for s in RunDir.read_samples(path)} == set(EXPECTED)  # judged as ever
+    assert RunIndex(path).order == ["q0", "q1", "q2", "q3"]
+    with Pool([str(path)]) as pool:
+        totals = select_pool(pool, tmp_path / "selected.jsonl")
+    assert totals.without_gold == 3
+    assert (tmp_path / "selected.jsonl").read_bytes() == (path / "rft.jsonl").read_bytes()
+    finish(bare, path, Playback(random.Random(1)))  # built anew from the parts
+    assert (tmp_path / "selected.jsonl").read_bytes() == (path / "rft.jsonl").read_bytes()
 
 
 def test_arrival_order_changes_nothing(job: Job, tmp_path: Path) -> None:
