@@ -15,7 +15,13 @@ from rftfast.errors import UserError
 
 BUNDLED = Path(__file__).parent / "bundled"
 # (question column, answer column), the first pair that a table has is taken.
-COLUMNS = (("question", "answer"), ("query", "response"), ("problem", "solution"), ("prompt", "completion"))
+COLUMNS = (
+    ("question", "answer"),
+    ("query", "response"),
+    ("problem", "solution"),
+    ("prompt", "completion"),
+    ("problem", "answer"),
+)
 ID_COLUMNS = ("id", "question_id", "uid")
 
 _log = logging.getLogger(__name__)
@@ -29,14 +35,14 @@ def load_questions(
     Args:
         source: a JSONL, JSON or Parquet file, the name of a Hub data set (``owner/name`` or ``owner/name:config``), or
             None for the bundled set of 16 grade-school questions. Columns: question/answer, query/response,
-            problem/solution or prompt/completion.
+            problem/solution, prompt/completion or problem/answer.
         limit: how many questions from the front are given back; the whole source is read and checked all the same.
         split: the split of a Hub data set, or the key of the list in a JSON object.
 
     Returns:
         Questions with white space around both texts removed. ``id`` is the source's own column (``id``, ``question_id``
         or ``uid``), or else :func:`question_hash` of the text; without an id column a question that stands there twice is
-        kept once, and a warning is logged with the count.
+        kept once, and a warning is logged with the count, and with that of those whose answer is another.
 
     Raises:
         UserError: anything about the source that cannot be used, with its name, the row and the mend.
@@ -70,6 +76,7 @@ def _questions_of(table: Table) -> list[Question]:
     found: dict[str, Question] = {}
     where_of: dict[str, str] = {}
     dropped: list[str] = []
+    contrary: list[str] = []
     for where, row in table.rows:
         text = _text(table, where, row, question_column)
         answer = _text(table, where, row, answer_column)
@@ -79,6 +86,8 @@ def _questions_of(table: Table) -> list[Question]:
                 if found[key].question != text:
                     raise UserError(f"{table.source}, {where}: its hash is that of {where_of[key]}; add an id column")
                 dropped.append(where)
+                if found[key].answer != answer:
+                    contrary.append(f"{where} against {where_of[key]}")
                 continue
         else:
             key = _text(table, where, row, id_column)
@@ -90,11 +99,12 @@ def _questions_of(table: Table) -> list[Question]:
         where_of[key] = where
     if dropped:
         _log.warning(
-            "%s: %d of %d rows repeat an earlier question and were dropped (the first: %s); an id column keeps them apart",
+            "%s: %d of %d rows repeat an earlier question and were dropped (the first: %s)%s; an id column keeps them apart",
             table.source,
             len(dropped),
             len(table.rows),
             dropped[0],
+            f", {len(contrary)} of them with another answer ({contrary[0]})" if contrary else "",
         )
     return list(found.values())
 

@@ -23,6 +23,7 @@ from rftfast.pipeline.budget import WINDOW, Budget
 from rftfast.verify import Policy, extract_answer, math, parse_gold
 
 _MEASURED_PROMPTS = 256  # prompts tokenised for an estimate
+_BUNDLED = "the bundled questions"
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,30 @@ class Job:
                 longest, most = question, tokens
         return longest
 
+    def named(self, question: Question) -> str:
+        """The question as messages name it, as an id that is a hash is nothing to look for in a file."""
+        return f"{self.options.questions or _BUNDLED}, question {question.id} ({question.question[:50]!r})"
+
+    def notes(self) -> list[str]:
+        """What a user may not have meant, in words."""
+        o, found = self.options, []
+        bare = sum(not self.has_solution(question) for question in self.questions)
+        if bare:
+            found.append(
+                f"{bare:,} of {len(self.questions):,} gold answers are bare answers without a solution: they judge paths and "
+                "make no rows in rft.jsonl"
+            )
+        if o.temperature == 0 and o.k > 1:
+            found.append(f"temperature 0 draws the same path {o.k} times: --k 1 is enough, or give a --temperature")
+        longest = self.longest_prompt()
+        room = self.config.max_positions - len(self.tokens(longest))
+        if 0 < room < o.max_tokens:
+            found.append(
+                f"the model's context of {self.config.max_positions:,} tokens leaves {room:,} for a path of the longest "
+                f"prompt ({longest.question[:50]!r}), not {o.max_tokens:,}"
+            )
+        return found
+
     def identity(self) -> dict[str, Any]:
         """What decides the run's content; a run directory goes on only with the same."""
         o, t = self.options, self.template
@@ -140,7 +165,16 @@ class Job:
         }
 
     def estimate(self) -> dict[str, float]:
-        """Tokens of the job: prompts measured on a sample of the questions, answers at most ``max_tokens``."""
+        """Tokens of the job: prompts measured on a sample of the questions, answers at most ``max_tokens``.
+
+        Raises UserError if the longest prompt does not fit the model.
+        """
+        longest = self.longest_prompt()
+        if (most := len(self.tokens(longest))) >= self.config.max_positions:
+            raise UserError(
+                f"{self.named(longest)}: the prompt has {most:,} tokens and the model's context is "
+                f"{self.config.max_positions:,}: use fewer shots or shorten the question"
+            )
         measured = self.questions[:: max(1, len(self.questions) // _MEASURED_PROMPTS)][:_MEASURED_PROMPTS]
         lengths = [len(self.tokens(q)) for q in measured]
         mean = sum(lengths) / len(lengths)
@@ -176,7 +210,7 @@ def prepare(options: SampleOptions) -> Job:
     budget = Budget.of(options.k, options.k_floor, options.k_cap) if options.budget else None
     if not options.budget and (options.k_floor, options.k_cap) != (None, None):
         raise UserError("--k-floor and --k-cap bound an adaptive k: give --budget, too")
-    _check_golds(questions, policy)
+    _check_golds(questions, policy, options.questions or _BUNDLED)
     count = template.shots if options.shots is None else options.shots
     if count and not template.takes_shots:
         raise UserError(f"prompt '{template.name}' takes no shots: leave --shots out or use --prompt gsm8k")
@@ -188,7 +222,9 @@ def prepare(options: SampleOptions) -> Job:
     return Job(options, folder, config, tokenizer, tuple(questions), template, tuple(shots), params, policy, budget)
 
 
-def _check_golds(questions: Sequence[Question], policy: Policy) -> None:
+def _check_golds(questions: Sequence[Question], policy: Policy, source: str) -> None:
+    """Raises UserError for the first gold answer that cannot be read, and says how many there are."""
+    failed: list[tuple[Question, UserError]] = []
     for question in questions:
         try:
             if policy.math:
@@ -196,7 +232,11 @@ def _check_golds(questions: Sequence[Question], policy: Policy) -> None:
             else:
                 parse_gold(question.answer, policy.marker, policy.markers)
         except UserError as error:
-            raise UserError(f"question {question.id} ({question.question[:50]!r}): {error}") from None
+            failed.append((question, error))
+    if failed:
+        first, why = failed[0]
+        many = "" if len(failed) == 1 else f"; {len(failed):,} of {len(questions):,} questions have such an answer"
+        raise UserError(f"{source}, question {first.id} ({first.question[:50]!r}): {why}{many}")
 
 
 def versions() -> dict[str, str]:

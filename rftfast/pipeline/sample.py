@@ -14,6 +14,7 @@ from rftfast.data.records import Completion, Question, Verdict
 from rftfast.data.run_dir import RunDir
 from rftfast.data.run_index import StoredQuestions
 from rftfast.engine.params import Generation, Request
+from rftfast.errors import UserError
 from rftfast.pipeline.adaptive import AdaptiveDraws
 from rftfast.pipeline.early_stop import SavedTokens
 from rftfast.pipeline.engines import Engine
@@ -92,7 +93,11 @@ def open_run(job: Job, sampler: Engine, path: Path, notes: Mapping[str, Any]) ->
 
     Raises UserError, before anything is written, if the longest prompt does not fit the model or the memory.
     """
-    sampler.check_request(next(job.requests([job.longest_prompt()])))
+    longest = job.longest_prompt()
+    try:
+        sampler.check_request(job.request(longest))
+    except UserError as error:
+        raise UserError(f"{job.named(longest)}: {error}") from None
     identity = job.identity() | {"dtype": sampler.dtype, "invariant": sampler.invariant}
     notes = {"model": job.options.model, **notes}
     token_ids = job.options.token_ids

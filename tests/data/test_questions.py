@@ -26,7 +26,13 @@ def renamed(rows: list[dict], question: str, answer: str) -> list[dict]:
 
 @pytest.mark.parametrize(
     "columns",
-    [("question", "answer"), ("query", "response"), ("problem", "solution"), ("prompt", "completion")],
+    [
+        ("question", "answer"),
+        ("query", "response"),
+        ("problem", "solution"),
+        ("prompt", "completion"),
+        ("problem", "answer"),
+    ],
 )
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
 def test_every_column_pair_in_every_file_type(tmp_path, columns, suffix):
@@ -102,6 +108,17 @@ def test_repeated_questions_are_dropped_and_counted(tmp_path, caplog):
     assert [question.answer for question in questions] == ["#### 2", "#### 4"]
     assert "2 of 4 rows" in caplog.text
     assert "line 3" in caplog.text
+    assert "1 of them with another answer (line 3 against line 1)" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        load_questions(write(tmp_path / "alike.jsonl", [*ROWS, ROWS[1]]))
+    assert "1 of 3 rows" in caplog.text
+    assert "another answer" not in caplog.text
+
+
+def test_a_solution_is_read_before_the_answer_beside_it(tmp_path):
+    rows = [{"problem": "1+1?", "solution": "1+1=2\n#### 2", "answer": "2"}]
+    assert [question.answer for question in load_questions(write(tmp_path / "q.jsonl", rows))] == ["1+1=2\n#### 2"]
 
 
 def test_equal_questions_with_ids_of_their_own_stay(tmp_path, caplog):

@@ -191,7 +191,11 @@ def test_a_system_message_is_part_of_the_prompt_and_of_the_run(job: Job, tmp_pat
 def test_gold_without_a_number(job: Job, tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text('{"question": "How many?", "answer": "plenty"}\n')
-    with pytest.raises(UserError, match=r"How many.*no number"):
+    with pytest.raises(UserError, match=r"bad\.jsonl, question .*How many.*no number.*--math\)$"):
+        prepare(SampleOptions(model=str(job.folder), questions=str(file)))
+    with file.open("a") as more:
+        more.write('{"question": "How few?", "answer": "3"}\n{"question": "Why?", "answer": "because"}\n')
+    with pytest.raises(UserError, match=r"How many.*; 2 of 3 questions have such an answer$"):
         prepare(SampleOptions(model=str(job.folder), questions=str(file)))
 
 
@@ -203,9 +207,28 @@ def test_a_prompt_that_does_not_fit_is_found_before_anything_is_drawn(job: Job, 
     found = prepare(SampleOptions(model=str(job.folder), questions=str(file), shots=0, k=2, max_tokens=4))
     assert found.longest_prompt().id == "€"
     sampler = Sampler.from_pretrained(job.folder, dtype="float32", kv_memory="4MiB", threads=1)
-    with pytest.raises(UserError, match=r"request '€': the prompt has \d+ tokens and the model's context is 512"):
+    with pytest.raises(
+        UserError, match=r"q\.jsonl, question € .*: the prompt has \d+ tokens and the model's context is 512"
+    ):
         open_run(found, sampler, tmp_path / "run", {})
     assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=r"q\.jsonl, question € .*: the prompt has \d+ tokens .* 512"):
+        found.estimate()  # a dry run says it, too
+
+
+def test_notes_say_what_may_not_be_meant(job: Job, tmp_path: Path) -> None:
+    assert job.notes() == []
+    file = tmp_path / "q.jsonl"
+    rows = [{"question": "a" * 400, "answer": "#### 6"}, {"question": "b", "answer": "6"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = prepare(replace(job.options, questions=str(file), temperature=0.0)).notes()
+    room = 512 - len("Question: \nAnswer:") - 400
+    assert [n.split(":")[0] for n in found[:2]] == [
+        "1 of 2 gold answers are bare answers without a solution",
+        "temperature 0 draws the same path 8 times",
+    ]
+    assert f"leaves {room} for a path" in found[2]
+    assert prepare(replace(job.options, temperature=0.0, k=1)).notes() == []
 
 
 def test_estimate_counts_tokens(job: Job) -> None:
