@@ -51,13 +51,15 @@ def select_paths(
     repeated = {text for text, n in Counter(texts).items() if n > 1}
     measured: dict[tuple[str, str], int] = {}
 
-    hint = 64  # about what distances come to: rapidfuzz looks only so far off the diagonal before it looks everywhere
+    # What distances come to at most, as far as is known: rapidfuzz looks only so far off the diagonal and, where that was too
+    # little, looks again from the start.
+    hint = 64
 
     def distances(text: str) -> list[int]:
         nonlocal hint
         if text not in repeated:
             row: list[int] = [distance(text, other, score_hint=hint) for other in held]
-            hint = max(row, default=hint)
+            hint = max([hint, *row])
             return row
         row = []
         for other in held:
