@@ -17,9 +17,9 @@ from bench.roofline import Work
 from rftfast.engine.gpu_runner import step_shapes
 from rftfast.engine.work_list import WorkList, chunk_tiles
 from rftfast.models.shapes import shape_config
-from rftfast.ops import attention
+from rftfast.ops import attention, fp8
 from rftfast.ops.attention import WorkPlan
-from rftfast.ops.kv import PAGE, KVPool
+from rftfast.ops.kv import FLOAT8, PAGE, KVPool
 from rftfast.ops.work import DecodeWork
 
 CHECKED_ROWS = 8
@@ -53,12 +53,14 @@ def planned(device: torch.device, dtype: torch.dtype, *, quick: bool, tiny: bool
     """The most telling cases first."""
     if tiny:
         shapes = [("tiny", 32, 2, 3, 20), ("tiny", 0, 1, 4, 20), ("tiny", 64, 1, 5, 9)]
+        eights = [("tiny", 32, 2, 3, 20)]
         prompts = [("tiny", 2, 37)]
     else:
         shapes = [(MODELS[0], prefix, 10, 100, 128) for prefix in PREFIXES]
         shapes += [(model, 0, 10, 100, suffix) for model in MODELS for suffix in (64, 256)]
         shapes += [(model, prefix, 10, 100, 64) for model in MODELS[1:] for prefix in (64, 1024)]
         shapes += [(MODELS[0], prefix, 64, 16, 128) for prefix in (64, 256, 1024)]
+        eights = [(model, prefix, 10, 100, 64) for prefix in ((0,) if quick else (0, 1024)) for model in MODELS[:2]]
         prompts = [(MODELS[0], 1, 2048), (MODELS[0], 16, 128)]
         if not quick:
             grid = [(m, p, *g, s) for g in GROUPS for s in SUFFIXES for m in MODELS for p in PREFIXES]
@@ -69,6 +71,12 @@ def planned(device: torch.device, dtype: torch.dtype, *, quick: bool, tiny: bool
         heads = TINY if tiny else Heads.of(model)
         build = functools.partial(decode_case, name, heads, prefix, groups, k, suffix, dtype, device)
         yield Planned("decode attention", name, build)
+    if device.type != "cuda" or fp8.missing(device, invariant=False) is None:
+        for model, prefix, groups, k, suffix in eights:
+            name = f"{model} float8 {prefix}+{suffix} {groups}x{k}"
+            heads = TINY if tiny else Heads.of(model)
+            build = functools.partial(decode_case, name, heads, prefix, groups, k, suffix, dtype, device, float8=True)
+            yield Planned("decode attention", name, build)
     for model, count, length in prompts:
         name = f"{model} {count}x{length}"
         heads = TINY if tiny else Heads.of(model)
@@ -77,7 +85,15 @@ def planned(device: torch.device, dtype: torch.dtype, *, quick: bool, tiny: bool
 
 
 def decode_batch(
-    heads: Heads, prefix: int, groups: int, k: int, suffix: int, dtype: torch.dtype, device: torch.device
+    heads: Heads,
+    prefix: int,
+    groups: int,
+    k: int,
+    suffix: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    float8: bool = False,
 ) -> DecodeBatch:
     """Each row has from half to one and a half times ``suffix`` keys behind the prefix (whole pages); pages lie anywhere."""
     assert prefix % PAGE == 0
@@ -89,6 +105,9 @@ def decode_batch(
     shared = ids[: groups * full].reshape(groups, full)
     own = np.split(ids[groups * full :], np.cumsum(own_pages)[:-1])
     pool = _pool(heads, len(ids), dtype, device)
+    if float8:
+        scales = torch.full((1, heads.kv_heads, 2), 0.5, device=device)
+        pool = KVPool(pool.data.to(FLOAT8), heads.head_dim, "rows", scales)
     shape, _ = step_shapes(rows, rows, 1 << 30, heads.positions, heads.group)
     listed = WorkList(shape)
     for row in range(rows):
@@ -110,8 +129,11 @@ def decode_case(
     suffix: int,
     dtype: torch.dtype,
     device: torch.device,
+    *,
+    float8: bool = False,
 ) -> KernelCase:
-    batch = decode_batch(heads, prefix, groups, k, suffix, dtype, device)
+    """``float8``: keys and values in it, queries in ``dtype``."""
+    batch = decode_batch(heads, prefix, groups, k, suffix, dtype, device, float8=float8)
     rows = len(batch.own)
 
     def ours() -> torch.Tensor:
@@ -127,7 +149,14 @@ def decode_case(
     return KernelCase(
         "decode attention",
         name,
-        _work(heads, dtype, rows, groups * prefix + int(batch.own_keys.sum()), int(batch.keys.sum())),
+        _work(
+            heads,
+            batch.pool.data.dtype,
+            dtype,
+            rows,
+            groups * prefix + int(batch.own_keys.sum()),
+            int(batch.keys.sum()),
+        ),
         Way(ours, ours),
         lambda found: relative(found[some], exact) if _written(found) else float("nan"),
         BOUND[dtype],
@@ -168,7 +197,7 @@ def prefill_case(
     return KernelCase(
         "prefill attention",
         name,
-        _work(heads, dtype, rows, rows, count * length * (length + 1) // 2),
+        _work(heads, dtype, dtype, rows, rows, count * length * (length + 1) // 2),
         Way(ours, ours),
         lambda found: relative(found[some], exact) if _written(found) else float("nan"),
         BOUND[dtype],
@@ -194,11 +223,12 @@ def _queries(heads: Heads, rows: int, dtype: torch.dtype, device: torch.device) 
     return wide[:, : h * d].unflatten(1, (h, d))
 
 
-def _work(heads: Heads, dtype: torch.dtype, rows: int, positions: int, pairs: int) -> Work:
-    """Keys and values of ``positions`` read once, queries and results of ``rows``; ``pairs`` of a row and a key it sees."""
+def _work(heads: Heads, kept: torch.dtype, dtype: torch.dtype, rows: int, positions: int, pairs: int) -> Work:
+    """Keys and values of ``positions``, in ``kept``, read once, queries and results of ``rows``; ``pairs`` of a row and a key
+    it sees."""
     width = heads.kv_heads * heads.group * heads.head_dim
-    moved = 2 * positions * heads.kv_heads * heads.head_dim + 2 * rows * width
-    return Work(moved * dtype.itemsize, 4.0 * pairs * width)
+    moved = 2 * positions * heads.kv_heads * heads.head_dim * kept.itemsize + 2 * rows * width * dtype.itemsize
+    return Work(moved, 4.0 * pairs * width)
 
 
 def _exact(q_HD: torch.Tensor, pool: KVPool, pages: np.ndarray, keys: int, scale: float) -> torch.Tensor:

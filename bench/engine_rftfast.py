@@ -52,6 +52,7 @@ def run(job: Job, share: bool) -> Measure:
         prefix_share=share,
         max_running=job.rows,
         quantization=job.quantization,
+        kv_cache_dtype=job.kv_cache_dtype,
     )
     made = time.perf_counter() - begin
     prompts = [list(prompt) for prompt in job.prompts]

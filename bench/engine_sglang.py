@@ -26,6 +26,7 @@ def run(job: Job) -> Measure:
         model_path=job.model,
         dtype="float32" if job.dtype == "float32" else "bfloat16",
         quantization=job.quantization,
+        kv_cache_dtype="auto" if job.kv_cache_dtype == "auto" else "fp8_e4m3",
         load_format="dummy" if job.random_weights else "auto",
         skip_tokenizer_init=True,
         max_running_requests=rows,

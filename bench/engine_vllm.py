@@ -29,6 +29,7 @@ def run(job: Job) -> Measure:
         model=job.model,
         dtype="float32" if job.dtype == "float32" else "bfloat16",
         quantization=job.quantization,
+        kv_cache_dtype=job.kv_cache_dtype,
         load_format="dummy" if job.random_weights else "auto",
         skip_tokenizer_init=True,
         enable_prefix_caching=True,

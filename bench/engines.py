@@ -20,13 +20,13 @@ ENGINES = {
     "sglang": "SGLang's Engine.generate, radix cache on, graphs as wide as the batch (GPUs)",
 }
 QUANTIZED = (OURS, "rftfast-noshare", "vllm", "sglang")
-"""Those that take ``Job.quantization``."""
+"""Those that take ``Job.quantization`` and ``Job.kv_cache_dtype``."""
 
 
 def measure(job: Job) -> Measure:
     """Run ``job`` with the engine it names. Engines are imported only here, each in a process of its own."""
-    if job.quantization is not None and job.engine not in QUANTIZED:
-        raise Skip(f"it is not measured with {job.quantization} here")
+    if job.float8 and job.engine not in QUANTIZED:
+        raise Skip(f"it is not measured with {job.float8} here")
     if job.engine in (OURS, "rftfast-noshare"):
         from bench import engine_rftfast
 

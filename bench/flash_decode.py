@@ -68,6 +68,7 @@ def plain(batch: DecodeBatch, block: int, warps: int, stages: int) -> Callable[[
         suffix_attention[(len(batch.q) * kv_heads,)](
             batch.q,
             batch.pool.data[0],
+            work.stats if batch.pool.scales is None else batch.pool.scales[0],
             batch.out,
             count,
             rows,
@@ -86,6 +87,7 @@ def plain(batch: DecodeBatch, block: int, warps: int, stages: int) -> Callable[[
             BLOCK_N=block,
             SPLIT_PAGES=work.shape.split_pages,
             PRECISION="ieee",
+            FLOAT8=batch.pool.in_float8,
             num_warps=warps,
             num_stages=stages,
         )
@@ -103,6 +105,9 @@ def libraries(batch: DecodeBatch) -> tuple[dict[str, Callable[[], torch.Tensor]]
     }
     ready, skipped = {}, {}
     for name, (module, make) in makers.items():
+        if batch.pool.in_float8:
+            skipped[name] = "is measured in bfloat16"
+            continue
         if batch.q.device.type != "cuda" or importlib.util.find_spec(module) is None:
             skipped[name] = "not installed" if batch.q.device.type == "cuda" else "runs on GPUs"
             continue

@@ -105,7 +105,7 @@ at_once= # most of its time kernels are compiled, on one core each
 # shellcheck disable=SC2086
 part tests 90 "$python" -m pytest $at_once tests/gpu
 [ "$arch" -lt 89 ] || # no float8 before
-  sample llama-7b-fp8 60 --engines rftfast --quantization fp8 --model shape:llama-7b --prompt-tokens 66 --n-prompts 20 --max-tokens 130
+  sample llama-7b-fp8 60 --engines rftfast --quantization fp8 --kv-cache-dtype fp8 --model shape:llama-7b --prompt-tokens 66 --n-prompts 20 --max-tokens 130
 sample rivals 75 --engines rftfast,vllm,sglang,transformers-cb,rftfast-noshare \
   --budget-s 20 --model shape:llama-3.2-1b --prompt-tokens 900 --n-prompts 11 --max-tokens 64
 

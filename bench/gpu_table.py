@@ -17,6 +17,7 @@ if __name__ == "__main__":  # run as a script: make this folder the package `ben
 from bench import kernels
 from bench.roofline import Rates
 from bench.schema import Result, Row
+from rftfast.ops import fp8
 
 AIMS = {  # tokens a second on one H200, for the prompts and lengths of gpu.sh
     "shape:llama-3.2-1b": 150e3,
@@ -62,13 +63,17 @@ def _training(result: Result) -> None:
 
 def _line(result: Result, row: Row) -> None:
     model = str(result.settings.get("model"))
-    quantization = result.settings.get("quantization")
-    begin = f"{model if quantization is None else f'{model} {quantization}':22}{row.engine:16}"
+    quantization, kept = result.settings.get("quantization"), result.settings.get("kv_cache_dtype", "auto")
+    begin = f"{model + fp8.marks(quantization, kept):26}{row.engine:16}"
     if row.tokens_per_s is None:
         print(f"{begin} {row.status}: {row.notes[0][:90]}")
         return
     extra = row.runs[0].extra
-    aim = f"{AIMS[model]:13,.0f}" if row.engine == "rftfast" and model in AIMS and quantization is None else f"{'':13}"
+    aim = (
+        f"{AIMS[model]:13,.0f}"
+        if row.engine == "rftfast" and model in AIMS and not fp8.marks(quantization, kept)
+        else f"{'':13}"
+    )
     bound = f"{row.of_roofline:8.1%}" if row.of_roofline is not None else f"{'':8}"
     step = f"{row.step_ms:7.2f}" if row.step_ms is not None else f"{'':7}"
     idle = extra.get("device_idle_share")

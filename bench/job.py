@@ -22,7 +22,7 @@ class Job:
     ``budget_s``: an engine that can stop itself does so after that many seconds and says how far it came. ``rows``: samples
     drawn at the same time where an engine can be told (None: what it does by itself). ``random_weights``: the model is a
     shape (``shape:NAME``), its folder holds a config and no weights; each engine makes up its own. ``profile``: ours runs
-    once more, a few steps of it under torch's profiler. ``quantization``: None, or fp8 (weights and activations).
+    once more, a few steps of it under torch's profiler. ``quantization``: None, or fp8 (weights and activations). ``kv_cache_dtype``: auto, or fp8.
     """
 
     engine: str
@@ -45,6 +45,7 @@ class Job:
     random_weights: bool = False
     profile: bool = False
     quantization: str | None = None
+    kv_cache_dtype: str = "auto"
 
     def __post_init__(self) -> None:
         assert self.prompts, "a job needs prompts"
@@ -52,6 +53,12 @@ class Job:
         assert min(self.k, self.max_tokens, self.threads) >= 1, (self.k, self.max_tokens, self.threads)
         assert self.rows is None or self.rows >= 1, self.rows
         assert not self.verified or len(self.golds) == len(self.prompts), "verified mode needs a gold answer a prompt"
+
+    @property
+    def float8(self) -> str:
+        """What is in float8, in words; empty for nothing."""
+        kept = "" if self.kv_cache_dtype == "auto" else f"keys and values in {self.kv_cache_dtype}"
+        return ", ".join(filter(None, (self.quantization, kept)))
 
     @property
     def warm_up_prompt(self) -> tuple[int, ...]:

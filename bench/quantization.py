@@ -1,7 +1,7 @@
 """What float8 does to a model: its own greedy answers, scored token by token by the same model in other arithmetic.
 
-bfloat16 draws greedy answers; then float32, bfloat16 and bfloat16 with the layers' products in float8 give each of their
-tokens a log-probability, and say what they would have drawn there. On a CPU, where float8 is emulated: the arithmetic is
+bfloat16 draws greedy answers; then float32, bfloat16 and bfloat16 with the layers' products, or keys and values, or both in
+float8 give each of their tokens a log-probability, and say what they would have drawn there. On a CPU, where float8 is emulated: the arithmetic is
 that of the GPU's products but for the order of sums. The same answers for all, so that differences do not add up.
 
     python bench/quantization.py --model smollm2-135m-instruct --questions test.jsonl --n-prompts 40 --json out.json
@@ -35,9 +35,11 @@ from rftfast.ops.linear import MAX_ROWS
 FORMS = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bf16"},
+    "bfloat16+kv-fp8": {"dtype": "bf16", "kv_cache_dtype": "fp8"},
     "bfloat16+fp8": {"dtype": "bf16", "quantization": "fp8"},
+    "bfloat16+fp8+kv-fp8": {"dtype": "bf16", "quantization": "fp8", "kv_cache_dtype": "fp8"},
 }
-PAIRS = (("bfloat16", "float32"), ("bfloat16+fp8", "bfloat16"), ("bfloat16+fp8", "float32"))
+PAIRS = (("bfloat16", "float32"), *((form, "bfloat16") for form in FORMS if "fp8" in form))
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,10 @@ def run(args: argparse.Namespace) -> Result:
 
 def _show(distances: dict[tuple[str, str], Distance], answers: int, tokens: int) -> None:
     print(f"{tokens:,} tokens of {answers} answers; log-probabilities differ by")
-    print(f"{'':30}   mean  median  99 of 100  divergence  same greedy token")
+    print(f"{'':34}   mean  median  99 of 100  divergence  same greedy token")
     for (one, other), d in distances.items():
         figures = f"{d.mean:7.4f} {d.median:7.4f} {d.high:10.4f}  {d.divergence:10.5f}  {d.agreement:17.1%}"
-        print(f"{one + ' from ' + other:30}{figures}")
+        print(f"{one + ' from ' + other:34}{figures}")
 
 
 def _parser() -> argparse.ArgumentParser:

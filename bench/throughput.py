@@ -102,8 +102,8 @@ def measure_all(
     failed: dict[str, tuple[str, str]] = {}
     products: dict[int, list[float]] = {}
     rates = None
-    # The bound is one of bf16 products: quantised, a job may go below it.
-    if job.device.startswith("cuda") and not job.verified and job.quantization is None:
+    # The bound is one of bf16: in float8, a job may go below it.
+    if job.device.startswith("cuda") and not job.verified and not job.float8:
         answer = one(replace(job, engine=RATES))
         if isinstance(answer, Measure):
             rates = Rates(answer.extra["bandwidth"], answer.extra["flops"])
@@ -121,7 +121,7 @@ def measure_all(
             else:
                 failed[engine] = found
                 _say(f"  {found[0]}: {found[1]}")
-        if job.device == "cpu" and job.quantization is None:
+        if job.device == "cpu" and not job.float8:
             seen = {run.step_rows for group in runs.values() for run in group if run.step_rows}
             for rows in sorted(seen | {job.k}):
                 found = one(replace(job, engine=MATMUL, k=rows, verified=False, golds=()))
@@ -186,6 +186,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--dtype", default="bf16", help="of ours and transformers (default: %(default)s)")
     parser.add_argument("--quantization", choices=("fp8",), help="of ours, vLLM and SGLang (default: none)")
+    parser.add_argument(
+        "--kv-cache-dtype", choices=("auto", "fp8"), default="auto", help="likewise (default: %(default)s)"
+    )
     parser.add_argument("--repeat", type=int, default=1, help="rounds over all engines; medians (default: %(default)s)")
     parser.add_argument("--budget-s", type=float, default=900.0, help="time limit of one run (default: %(default)s)")
     parser.add_argument("--limit-s", type=float, help="time limit of all runs together, loading too")
@@ -272,6 +275,7 @@ def run(args: argparse.Namespace, begin: float) -> Result:
         random_weights=args.model.startswith(SHAPE),
         profile=args.profile,
         quantization=args.quantization,
+        kv_cache_dtype=args.kv_cache_dtype,
     )
     # What else ran on the machine as this began: two spinning thread pools on few cores spoil every figure.
     load = os.getloadavg()[0]

@@ -16,7 +16,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from rftfast.kernels.variant import ARCHS, Variant
+from rftfast.kernels.variant import ARCHS, FLOAT8_ARCHS, Variant
 
 NO_KEY = tl.constexpr(-1.0e30)
 """``m`` before the first key: finite, so that differences are, and below every score."""
@@ -35,8 +35,11 @@ def load_ND(at_ND, in_D, HEAD_DIM: tl.constexpr, D_BLOCK: tl.constexpr):
 def fold(q_MD, k_ND, v_ND, keep_MN, scale2, m_M, l_M, acc_MD, PRECISION: tl.constexpr):
     """The state after the block's keys, of those where ``keep_MN`` [M or 1, N]. ``scale2``: scale * log2 e, positive.
 
-    Values at places that are masked for every row must be finite.
+    Values at places that are masked for every row must be finite. Keys and values may be float8: they are widened to the
+    queries' type, which is exact; what these are to be multiplied with is the caller's, in ``scale2`` and of ``acc``.
     """
+    k_ND = k_ND.to(q_MD.dtype)
+    v_ND = v_ND.to(q_MD.dtype)
     s_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision=PRECISION)
     s_MN = tl.where(keep_MN, s_MN, float("-inf"))
     largest_M = tl.maximum(m_M, tl.max(s_MN, 1) * scale2)
@@ -64,20 +67,28 @@ def tile_options(head_dim: int, itemsize: int, arch: int, tile_m: int = 64) -> d
 
 
 def attention_variants(
-    kernel: Any, types: dict[str, str], constants: dict[str, Any], options: Callable[[int, int, int], dict[str, int]]
+    kernel: Any,
+    types: dict[str, str],
+    constants: dict[str, Any],
+    options: Callable[[int, int, int, bool], dict[str, int]],
 ) -> list[Variant]:
-    """A kernel's uses: widths and groups of published models in bfloat16, most on sm_90, and one in float32.
+    """A kernel's uses: widths and groups of published models in bfloat16, most on sm_90, some with keys and values in
+    float8, and one in float32.
 
-    ``options`` gives block sizes and launch options for (head_dim, itemsize, arch)."""
+    ``options`` gives block sizes and launch options for (head_dim, itemsize, arch, whether keys and values are float8)."""
     made = []
     widths = ((64, 8, 4), (128, 32, 1), (128, 4, 7), (96, 32, 1))
-    shapes = [("*bf16", 2, arch, *width) for arch in ARCHS for width in widths[: 4 if arch == 90 else 2]]
-    for dtype, itemsize, arch, head_dim, kv_heads, group in [*shapes, ("*fp32", 4, 90, 64, 3, 3)]:
-        chosen = options(head_dim, itemsize, arch)
+    shapes = [("*bf16", "*bf16", arch, *width) for arch in ARCHS for width in widths[: 4 if arch == 90 else 2]]
+    shapes += [
+        ("*bf16", "*fp8e4nv", arch, *width) for arch in FLOAT8_ARCHS for width in widths[: 4 if arch == 90 else 2]
+    ]
+    for dtype, kept, arch, head_dim, kv_heads, group in [*shapes, ("*fp32", "*fp32", 90, 64, 3, 3)]:
+        float8 = kept == "*fp8e4nv"
+        chosen = options(head_dim, 4 if dtype == "*fp32" else 2, arch, float8)
         launch = {name: chosen.pop(name) for name in ("num_warps", "num_stages")}
         given = {"KV_HEADS": kv_heads, "GROUP": group, "HEAD_DIM": head_dim, "PRECISION": "ieee", **constants, **chosen}
-        given["D_BLOCK"] = triton.next_power_of_2(head_dim)
-        named = {name: dtype if kind == "*bf16" else kind for name, kind in types.items()}
-        name = f"{kernel.__name__} d{head_dim} g{group}" + " float32" * (itemsize == 4)
+        given |= {"D_BLOCK": triton.next_power_of_2(head_dim), "FLOAT8": float8}
+        named = {name: dtype if kind == "*bf16" else kind for name, kind in types.items()} | {"kv": kept}
+        name = f"{kernel.__name__} d{head_dim} g{group}" + " float32" * (dtype == "*fp32") + " float8" * float8
         made.append(Variant(name, kernel, named, given, archs=(arch,), **launch))
     return made

@@ -19,6 +19,7 @@ from rftfast.kernels.variant import Variant
 def prefill_attention(
     q,  # [R, q_stride], of which the first H * D
     kv,  # a layer of the pool [P, K, 2, 16 * D], layout "rows"
+    scales,  # its scales [K, 2] float32 or, unless FLOAT8, anything
     out,  # [R, H * D]
     tiles,  # [*, 4] int32: first row, rows, first row's position, page table
     tables,  # [T, table_width] int32 page ids
@@ -32,6 +33,7 @@ def prefill_attention(
     TILE_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
+    FLOAT8: tl.constexpr,
 ):
     PAGE: tl.constexpr = 16
     PLANE: tl.constexpr = PAGE * HEAD_DIM
@@ -53,6 +55,9 @@ def prefill_attention(
     page_N = tl.load(pages + offs_N // PAGE, mask=offs_N < keys, other=0)
     q_MD = tl.load(q + (row64_M * q_stride)[:, None] + column_MD, mask=live_MD, other=0.0)
 
+    if FLOAT8:
+        scale2 *= tl.load(scales + head * 2)
+        value_scale = tl.load(scales + head * 2 + 1)
     m_M = tl.full([TILE_M], NO_KEY, tl.float32)
     l_M = tl.zeros([TILE_M], tl.float32)
     acc_MD = tl.zeros([TILE_M, D_BLOCK], tl.float32)
@@ -66,11 +71,13 @@ def prefill_attention(
         page_N = tl.load(pages + ahead_N // PAGE, mask=ahead_N < keys, other=0)
         keep_MN = (start + offs_N)[None, :] <= (position + row_M)[:, None]
         m_M, l_M, acc_MD = fold(q_MD, k, v, keep_MN, scale2, m_M, l_M, acc_MD, PRECISION)
+    if FLOAT8:
+        acc_MD *= value_scale
     out_MD = out + (row64_M * (KV_HEADS * GROUP * HEAD_DIM))[:, None] + column_MD
     tl.store(out_MD, (acc_MD / l_M[:, None]).to(out.dtype.element_ty), mask=live_MD)
 
 
 def variants() -> list[Variant]:
-    types = {"q": "*bf16", "kv": "*bf16", "out": "*bf16", "tiles": "*i32", "tables": "*i32"}
+    types = {"q": "*bf16", "kv": "*bf16", "scales": "*fp32", "out": "*bf16", "tiles": "*i32", "tables": "*i32"}
     types |= {"q_stride": "i32", "table_width": "i32", "scale2": "fp32"}
-    return attention_variants(prefill_attention, types, {}, tile_options)
+    return attention_variants(prefill_attention, types, {}, lambda d, size, arch, _: tile_options(d, size, arch))

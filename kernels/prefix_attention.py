@@ -24,6 +24,7 @@ from rftfast.kernels.variant import Variant
 def prefix_attention(
     q,  # [R, q_stride], of which the first H * D
     kv,  # a layer of the pool [P, K, 2, 16 * D], layout "rows"
+    scales,  # its scales [K, 2] float32 or, unless FLOAT8, anything
     counts,  # [rows, tiles] int32
     tiles,  # [*, 4] int32: split's entry, keys, number of the split, unused
     tile_heads,  # [*, TILE_M] int32: row * GROUP + query head of the group; -1 for none
@@ -41,6 +42,7 @@ def prefix_attention(
     BLOCK_N: tl.constexpr,
     SPLIT_PAGES: tl.constexpr,
     PRECISION: tl.constexpr,
+    FLOAT8: tl.constexpr,
 ):
     PAGE: tl.constexpr = 16
     PLANE: tl.constexpr = PAGE * HEAD_DIM
@@ -59,6 +61,9 @@ def prefix_attention(
         live_M = packed_M >= 0
         q_M = q + (packed_M // GROUP).to(tl.int64) * q_stride + (head * GROUP + packed_M % GROUP) * HEAD_DIM
         q_MD = tl.load(q_M[:, None] + offs_D[None, :], mask=live_M[:, None] & in_D[None, :], other=0.0)
+        its_scale2 = scale2
+        if FLOAT8:
+            its_scale2 *= tl.load(scales + head * 2)  # that of values is the suffix launch's affair
         own_N = head * 2 * PLANE + offs_N % PAGE * HEAD_DIM
         m_M = tl.full([TILE_M], NO_KEY, tl.float32)
         l_M = tl.zeros([TILE_M], tl.float32)
@@ -72,7 +77,7 @@ def prefix_attention(
             # A block ahead: read in the same iteration, page ids would cost the pipeline of k and v a stage.
             ahead_N = start + BLOCK_N + offs_N
             page_N = tl.load(pages + ahead_N // PAGE, mask=ahead_N < keys, other=0)
-            m_M, l_M, acc_MD = fold(q_MD, k, v, keep_N[None, :], scale2, m_M, l_M, acc_MD, PRECISION)
+            m_M, l_M, acc_MD = fold(q_MD, k, v, keep_N[None, :], its_scale2, m_M, l_M, acc_MD, PRECISION)
         # Read anew (volatile, or the compiler makes one read of both): kept, it would take the loop's registers.
         packed_M = tl.load(tile_heads + tile * TILE_M + offs_M, volatile=True)
         live_M = packed_M >= 0
@@ -95,10 +100,13 @@ def variants() -> list[Variant]:
     types = {
         "q": "*bf16",
         "kv": "*bf16",
+        "scales": "*fp32",
         "counts": "*i32",
         "tiles": "*i32",
         "tile_heads": "*i32",
         "split_pages": "*i32",
     }
     types |= {"partial": "*fp32", "stats": "*fp32", "q_stride": "i32", "max_rows": "i32", "scale2": "fp32"}
-    return attention_variants(prefix_attention, types, {"SPLIT_PAGES": 32}, tile_options)
+    return attention_variants(
+        prefix_attention, types, {"SPLIT_PAGES": 32}, lambda d, size, arch, _: tile_options(d, size, arch)
+    )

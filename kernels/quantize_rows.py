@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rftfast.kernels.variant import Variant
+from rftfast.kernels.variant import FLOAT8_ARCHS, Variant
 
 LARGEST = tl.constexpr(448.0)
 """Of e4m3."""
@@ -48,6 +48,6 @@ def variants() -> list[Variant]:
         types = {"x": "*bf16", "out": "*fp8e4nv", "scales": "*fp32"}
         constants = {"CHANNELS": channels, "BLOCK": block}
         found.append(
-            Variant(f"quantize_rows C={channels}", quantize_rows, types, constants, num_warps=warps, archs=(90, 100))
+            Variant(f"quantize_rows C={channels}", quantize_rows, types, constants, num_warps=warps, archs=FLOAT8_ARCHS)
         )
     return found

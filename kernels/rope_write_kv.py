@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rftfast.kernels.variant import Variant
+from rftfast.kernels.variant import ARCHS, FLOAT8_ARCHS, Variant
 
 NUM_WARPS = 2
 
@@ -31,6 +31,7 @@ def rope_write_kv(
     positions,  # [R] int32
     slots,  # [R] int64: page * 16 + place; negative: an empty row of the batch, nothing is written
     kv,  # a layer of the pool [P, K, 2, 16 * D], layout "rows"
+    scales,  # its scales [K, 2] float32 or, unless FLOAT8, anything
     q_norm,  # [D] or, without norms, anything
     k_norm,
     eps,
@@ -41,6 +42,7 @@ def rope_write_kv(
     HALF_BLOCK: tl.constexpr,  # the power of two from HEAD_DIM / 2 on
     Q_NORM: tl.constexpr,
     K_NORM: tl.constexpr,
+    FLOAT8: tl.constexpr,
 ):
     HALF: tl.constexpr = HEAD_DIM // 2
     PAGE: tl.constexpr = 16
@@ -84,8 +86,16 @@ def rope_write_kv(
     page_H = ((slot_H // PAGE) * KV_HEADS + kv_head_H) * 2 + plane_H
     to_HD = kv + (page_H * PAGE + slot_H % PAGE)[:, None] * HEAD_DIM + offs_D[None, :]
     kv_HD = ((is_k_H | is_v_H) & (slot_H >= 0))[:, None] & in_half_D[None, :]
-    tl.store(to_HD, tl.where(is_v_H[:, None], v_low_HD, turned_low_HD).to(dtype), mask=kv_HD)
-    tl.store(to_HD + HALF, tl.where(is_v_H[:, None], v_high_HD, turned_high_HD).to(dtype), mask=kv_HD)
+    low_HD = tl.where(is_v_H[:, None], v_low_HD, turned_low_HD).to(dtype)
+    high_HD = tl.where(is_v_H[:, None], v_high_HD, turned_high_HD).to(dtype)
+    if FLOAT8:  # of the numbers that would be stored, so that rounding those gives the same
+        scale_H = tl.load(scales + kv_head_H * 2 + plane_H, mask=is_k_H | is_v_H, other=1.0)
+        inverse_H1 = tl.div_rn(tl.full([HEAD_BLOCK], 1.0, tl.float32), scale_H)[:, None]  # exact: a power of two
+        tl.store(to_HD, (low_HD.to(tl.float32) * inverse_H1).to(kv.dtype.element_ty), mask=kv_HD)
+        tl.store(to_HD + HALF, (high_HD.to(tl.float32) * inverse_H1).to(kv.dtype.element_ty), mask=kv_HD)
+    else:
+        tl.store(to_HD, low_HD, mask=kv_HD)
+        tl.store(to_HD + HALF, high_HD, mask=kv_HD)
 
 
 def shape(head_dim: int) -> tuple[int, int]:
@@ -97,17 +107,20 @@ def shape(head_dim: int) -> tuple[int, int]:
 def variants() -> list[Variant]:
     types = {
         **dict.fromkeys(("qkv", "kv", "q_norm", "k_norm"), "*bf16"),
-        **dict.fromkeys(("cos", "sin"), "*fp32"),
+        **dict.fromkeys(("cos", "sin", "scales"), "*fp32"),
         "positions": "*i32",
         "slots": "*i64",
         "eps": "fp32",
     }
     found = []
-    # Llama-3.2-1B, Qwen3-8B, and a width that is no power of two
-    for heads, kv_heads, head_dim, norms in ((32, 8, 64, 0), (32, 8, 128, 1), (32, 8, 80, 0)):
+    # Llama-3.2-1B, Qwen3-8B, and a width that is no power of two; in float8, where there is one
+    shapes = [(32, 8, 64, False), (32, 8, 128, True), (32, 8, 80, False)]
+    for heads, kv_heads, head_dim, norms, float8 in [*((*s, False) for s in shapes), *((*s, True) for s in shapes[:2])]:
         head_block, half_block = shape(head_dim)
-        constants = {"HEADS": heads, "KV_HEADS": kv_heads, "HEAD_DIM": head_dim}
-        constants |= {"HEAD_BLOCK": head_block, "HALF_BLOCK": half_block, "Q_NORM": bool(norms), "K_NORM": bool(norms)}
-        name = f"rope_write_kv H={heads} K={kv_heads} D={head_dim}" + (" norms" if norms else "")
-        found.append(Variant(name, rope_write_kv, types, constants, num_warps=NUM_WARPS))
+        constants = {"HEADS": heads, "KV_HEADS": kv_heads, "HEAD_DIM": head_dim, "FLOAT8": float8}
+        constants |= {"HEAD_BLOCK": head_block, "HALF_BLOCK": half_block, "Q_NORM": norms, "K_NORM": norms}
+        name = f"rope_write_kv H={heads} K={kv_heads} D={head_dim}" + " norms" * norms + " float8" * float8
+        its = types | {"kv": "*fp8e4nv"} if float8 else types
+        archs = FLOAT8_ARCHS if float8 else ARCHS
+        found.append(Variant(name, rope_write_kv, its, constants, num_warps=NUM_WARPS, archs=archs))
     return found

@@ -19,6 +19,7 @@ from rftfast.kernels.variant import Variant
 def suffix_attention(
     q,  # [R, q_stride], of which the first H * D
     kv,  # a layer of the pool [P, K, 2, 16 * D], layout "rows"
+    scales,  # its scales [K, 2] float32 or, unless FLOAT8, anything
     out,  # [R, H * D]
     counts,  # [rows, tiles] int32
     rows,  # [max_rows, 4] int32: page table, keys, keys in the prefix, unused
@@ -37,6 +38,7 @@ def suffix_attention(
     BLOCK_N: tl.constexpr,
     SPLIT_PAGES: tl.constexpr,
     PRECISION: tl.constexpr,
+    FLOAT8: tl.constexpr,
 ):
     PAGE: tl.constexpr = 16
     PLANE: tl.constexpr = PAGE * HEAD_DIM
@@ -47,6 +49,9 @@ def suffix_attention(
     table = tl.load(rows + row * 4)
     keys = tl.load(rows + row * 4 + 1)
     prefix = tl.load(rows + row * 4 + 2)
+    if FLOAT8:
+        scale2 *= tl.load(scales + head * 2)
+        value_scale = tl.load(scales + head * 2 + 1)
     if row >= count:
         return
     pages = tables + table.to(tl.int64) * table_width
@@ -87,22 +92,33 @@ def suffix_attention(
         ahead_N = start + BLOCK_N + offs_N
         page_N = tl.load(pages + ahead_N // PAGE, mask=ahead_N < keys, other=0)
         m_M, l_M, acc_MD = fold(q_MD, k, v, keep_N[None, :], scale2, m_M, l_M, acc_MD, PRECISION)
+    if FLOAT8:
+        acc_MD *= value_scale
     out_MD = out + row.to(tl.int64) * (KV_HEADS * GROUP * HEAD_DIM) + place_MD
     tl.store(out_MD, (acc_MD / l_M[:, None]).to(out.dtype.element_ty), mask=live_MD)
 
 
-def suffix_options(head_dim: int, itemsize: int) -> dict[str, int]:
+def suffix_options(head_dim: int, itemsize: int, float8: bool) -> dict[str, int]:
     """M_BLOCK, BLOCK_N and launch options. Few warps, so that many programs, each waiting for its own pages, are on a
     multiprocessor at once: to keep the memory busy some tens of KiB must be on their way there at any time (bandwidth
-    times latency), and with two blocks of keys and values each these have well over 100."""
+    times latency), and with these blocks of keys and values each these have well over 100."""
     warps = 4 if itemsize == 4 else 1 if head_dim <= 64 else 2
-    return {"M_BLOCK": 16, "BLOCK_N": 32, "num_warps": warps, "num_stages": 2 if itemsize == 4 else 3}
+    ahead = 4 if float8 else 2  # blocks: as many bytes
+    return {"M_BLOCK": 16, "BLOCK_N": 32, "num_warps": warps, "num_stages": 2 if itemsize == 4 else ahead + 1}
 
 
 def variants() -> list[Variant]:
-    types = {"q": "*bf16", "kv": "*bf16", "out": "*bf16", "counts": "*i32", "rows": "*i32", "tables": "*i32"}
+    types = {
+        "q": "*bf16",
+        "kv": "*bf16",
+        "scales": "*fp32",
+        "out": "*bf16",
+        "counts": "*i32",
+        "rows": "*i32",
+        "tables": "*i32",
+    }
     types |= {"partial": "*fp32", "stats": "*fp32", "q_stride": "i32", "max_rows": "i32", "table_width": "i32"}
     types |= {"scale2": "fp32"}
     return attention_variants(
-        suffix_attention, types, {"SPLIT_PAGES": 32}, lambda head_dim, itemsize, _: suffix_options(head_dim, itemsize)
+        suffix_attention, types, {"SPLIT_PAGES": 32}, lambda d, size, _, float8: suffix_options(d, size, float8)
     )

@@ -8,6 +8,8 @@ from typing import Any
 
 ARCHS = (80, 90, 100)
 """Compute capabilities, times ten, that every kernel compiles for: A100, H100 and H200, B200."""
+FLOAT8_ARCHS = (90, 100)
+"""Those of them that have float8."""
 
 
 @dataclass(frozen=True)

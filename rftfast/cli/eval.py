@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rftfast.cli.options import Quantization
+from rftfast.cli.options import KvCacheDtype, Quantization
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +54,7 @@ def evaluate(
     ray: bool = typer.Option(False, help="Engines as Ray actors, one for each GPU of the cluster (extra 'ray')."),
     dtype: str = typer.Option("auto", help="auto (bf16 where the CPU multiplies it natively), bf16 or float32."),
     quantization: Quantization = None,
+    kv_cache_dtype: KvCacheDtype = "auto",
     threads: int = typer.Option(None, help="CPU threads. Default: all cores."),
     kv_memory: str = typer.Option(
         None, help="Memory for keys and values, such as 4GiB. Default: half of what is free."
@@ -95,6 +96,7 @@ def evaluate(
         "max_running": max_batch,
         "backend": backend,
         "quantization": quantization,
+        "kv_cache_dtype": kv_cache_dtype,
     }
     where = {"device": device, "gpus": gpus, "ray": ray}
     runs = _runs([model, *([against] if against else [])], options, engine, where, out, console)

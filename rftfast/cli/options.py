@@ -37,6 +37,13 @@ Quantization = Annotated[
         "emulated, to measure what it does to the answers, and slow."
     ),
 ]
+KvCacheDtype = Annotated[
+    str,
+    typer.Option(
+        help="Keys and values: auto (as the model) or fp8, which halves their memory and reading on GPUs from Hopper on (and "
+        "Ada). On CPUs it is emulated, to measure what it does to the answers."
+    ),
+]
 Prompt = Annotated[str, typer.Option(help="Template for files that have questions and no prompts.")]
 
 

@@ -70,6 +70,7 @@ def sample(
     ray: bool = typer.Option(False, help="Engines as Ray actors, one for each GPU of the cluster (extra 'ray')."),
     dtype: str = typer.Option("auto", help="auto (bf16 where the CPU multiplies it natively), bf16 or float32."),
     quantization: options.Quantization = None,
+    kv_cache_dtype: options.KvCacheDtype = "auto",
     threads: int = typer.Option(None, help="CPU threads. Default: all cores."),
     kv_memory: str = typer.Option(
         None, help="Memory for keys and values, such as 4GiB. Default: half of what is free."
@@ -131,6 +132,7 @@ def sample(
         "max_running": max_batch,
         "backend": backend,
         "quantization": quantization,
+        "kv_cache_dtype": kv_cache_dtype,
     }
     _show_job(console, job, path, engine)
     if dry_run:
@@ -186,16 +188,26 @@ def _dry_run(console: Console, job: Job, where: dict[str, Any], engine: dict[str
     from rftfast.engine.device import find_device
     from rftfast.engine.memory import Batch, parse_bytes, plan_memory
     from rftfast.engine.sampler import choose_dtype
+    from rftfast.ops import fp8
     from rftfast.pipeline.engines import devices_of
 
     device = find_device(devices_of(where["device"], where["gpus"])[0])
     dtype = choose_dtype(engine["dtype"], device)
     kv = parse_bytes(engine["kv_memory"]) if engine["kv_memory"] else None
     batch = Batch.of(device, engine["max_running"])
-    plan = plan_memory(job.config, dtype, device, kv_memory=kv, batch=batch, quantization=engine["quantization"])
+    plan = plan_memory(
+        job.config,
+        dtype,
+        device,
+        kv_memory=kv,
+        batch=batch,
+        quantization=engine["quantization"],
+        kv_dtype=fp8.kept_in_pages(dtype, device) if fp8.in_kv_cache(engine["kv_cache_dtype"], device) else None,
+    )
     _show_memory(console, plan.lines())
     e = job.estimate()
-    console.print(f"[bold]dtype[/]      {str(dtype).removeprefix('torch.')}", highlight=False)
+    form = str(dtype).removeprefix("torch.") + fp8.marks(engine["quantization"], engine["kv_cache_dtype"])
+    console.print(f"[bold]dtype[/]      {form}", highlight=False)
     console.print(
         f"[bold]tokens[/]     {e['samples']:,} samples; prompts of {e['prompt_tokens_each']:,.0f} tokens: "
         f"{e['prompt_tokens_shared']:,.0f} computed with sharing, {e['prompt_tokens_unshared']:,.0f} without; "

@@ -120,10 +120,12 @@ def plan_memory(
     batch: Batch,
     weights_loaded: bool = False,
     quantization: str | None = None,
+    kv_dtype: torch.dtype | None = None,
 ) -> MemoryPlan:
     """The plan for one sampler. ``kv_memory`` in bytes, or None for a share of what is free beside the weights.
 
     Of a quantised model it counts what stays; until the last of its weights is, the others are there in ``dtype``.
+    ``kv_dtype``: what pages hold (None: ``dtype``).
     """
     c = config
     layer = (c.heads + 2 * c.kv_heads) * c.head_dim * c.hidden + c.heads * c.head_dim * c.hidden
@@ -141,7 +143,7 @@ def plan_memory(
         step = DecodeWork.bytes_needed(shape, c.heads, c.head_dim) + 4 * (paths.end - paths.base)
     else:
         activations = batch.max_rows * (row + logits)
-    page = KVPool.bytes_per_page(c.layers, c.kv_heads, c.head_dim, dtype)
+    page = KVPool.bytes_per_page(c.layers, c.kv_heads, c.head_dim, kv_dtype or dtype)
     free = free_memory(device) - activations - step - (0 if weights_loaded else weights)
     if free <= 0:
         raise UserError(

@@ -27,10 +27,12 @@ from rftfast.engine.tree import PAGE, UNKNOWN, KVTree
 from rftfast.errors import UserError
 from rftfast.models.config import ModelConfig
 from rftfast.models.decoder import Decoder
+from rftfast.models.kv_scales import kv_scales
 from rftfast.models.resolve import resolve
 from rftfast.models.rope import rope_table
 from rftfast.models.tokenizer import Tokenizer
 from rftfast.models.weights import load_weights
+from rftfast.ops import fp8
 from rftfast.ops.kv import KVPool
 from rftfast.ops.stops import EOS, TEXT
 
@@ -77,9 +79,10 @@ class Sampler:
         batch: Batch | None = None,
         ahead: bool = False,
         graphs: bool = True,
+        scales: torch.Tensor | None = None,
     ) -> None:
         """``ahead``: launch each step before the tokens of the one before have reached the host. ``graphs``: on a GPU, replay
-        captured steps."""
+        captured steps. ``scales`` [L, K, 2]: of keys and values in float8 (``models.kv_scales``)."""
         if memory.pages < 1:
             raise UserError(f"KV memory holds no page of {human(memory.page_bytes)}: give more with --kv-memory")
         self.decoder = decoder
@@ -88,6 +91,7 @@ class Sampler:
         self.memory = memory
         self.prefix_share = prefix_share
         self.invariant = invariant
+        self.kv_scales = scales
         self.ahead = ahead
         batch = Batch.of(decoder.embed.device, None) if batch is None else batch
         self.tree = KVTree(memory.pages)
@@ -106,7 +110,8 @@ class Sampler:
 
     def _make_runner(self, batch: Batch, graphs: bool) -> tuple[KVPool, Runner | GpuRunner]:
         c, device, dtype = self.config, self.decoder.embed.device, self.decoder.dtype
-        pool = KVPool.allocate(c.layers, self.memory.pages, c.kv_heads, c.head_dim, dtype, device)
+        kept = dtype if self.kv_scales is None else fp8.kept_in_pages(dtype, device)
+        pool = KVPool.allocate(c.layers, self.memory.pages, c.kv_heads, c.head_dim, kept, device, scales=self.kv_scales)
         sizes = batch.max_running, batch.max_rows
         if device.type == "cuda":
             return pool, GpuRunner(self.decoder, pool, self.tree, *sizes, graphs=graphs)
@@ -128,6 +133,7 @@ class Sampler:
         ahead: bool | None = None,
         graphs: bool = True,
         quantization: str | None = None,
+        kv_cache_dtype: str = "auto",
     ) -> Sampler:
         """Loads ``model`` (a folder, a GGUF file, a named model or a Hugging Face name).
 
@@ -136,7 +142,7 @@ class Sampler:
         the batch; the default on CPUs. ``max_running``: paths drawn at once, 256 by default on CPUs, 1,024 on GPUs.
         ``ahead``: launch each step before the tokens of the one before are here; the default on GPUs. ``graphs``: replay
         captured steps on GPUs. ``quantization``: "fp8" for the products of the layers (``ops.fp8``); emulated, and slow,
-        on CPUs. Raises UserError for anything that cannot be used.
+        on CPUs. ``kv_cache_dtype``: auto (as the model) or fp8. Raises UserError for anything that cannot be used.
         """
         target = find_device(device)
         batch = Batch.of(target, max_running)
@@ -156,6 +162,7 @@ class Sampler:
             why = ops.backends[plain[0]][1]
             raise UserError(f"sampling on a GPU needs its kernels, and {', '.join(plain)} would run without: {why}")
         chosen = choose_dtype(dtype, target)
+        float8_kv = fp8.in_kv_cache(kv_cache_dtype, target)
         if quantization is not None and target.type == "cuda" and chosen != torch.bfloat16:
             raise UserError(f"--quantization {quantization} on a GPU goes with --dtype bf16, not {dtype}")
         plan = plan_memory(
@@ -165,10 +172,15 @@ class Sampler:
             kv_memory=parse_bytes(kv_memory) if isinstance(kv_memory, str) else kv_memory,
             batch=batch,
             quantization=quantization,
+            kv_dtype=fp8.kept_in_pages(chosen, target) if float8_kv else None,
         )
         tokenizer = Tokenizer.from_folder(folder)
         cos, sin = rope_table(config, config.max_positions)
-        decoder = Decoder(config, load_weights(folder, config, chosen, target), ops, (cos.to(target), sin.to(target)))
+        weights = load_weights(folder, config, chosen, target)
+        scales = (
+            kv_scales(config, weights, (cos, sin)) if float8_kv else None
+        )  # before the layers' weights are taken out
+        decoder = Decoder(config, weights, ops, (cos.to(target), sin.to(target)))
         return cls(
             decoder,
             tokenizer,
@@ -178,6 +190,7 @@ class Sampler:
             batch=batch,
             ahead=target.type != "cpu" if ahead is None else ahead,
             graphs=graphs,
+            scales=scales,
         )
 
     # -- drawing --------------------------------------------------------------------------------------------------
@@ -375,9 +388,10 @@ class Sampler:
 
     @property
     def dtype(self) -> str:
-        """What the model is computed in: bfloat16 or float32; with the layers' products in float8, that and "+fp8"."""
+        """What the model is computed in: bfloat16 or float32; with the layers' products in float8, that and "+fp8"; with keys
+        and values in float8, that and "+kv-fp8"."""
         name, quantization = str(self.decoder.dtype).removeprefix("torch."), self.decoder.ops.quantization
-        return name if quantization is None else f"{name}+{quantization}"
+        return name + fp8.marks(quantization, None if self.kv_scales is None else "fp8")
 
     @property
     def stats(self) -> Stats:

@@ -16,6 +16,7 @@ from typing import Any
 from rftfast.data.manifest import RUN_FILE, read_manifest
 from rftfast.data.run_index import RunIndex
 from rftfast.errors import UserError
+from rftfast.ops import fp8
 from rftfast.pipeline.engines import Opened, open_engine
 from rftfast.pipeline.fleet import Fleet
 from rftfast.pipeline.job import Job, SampleOptions, prepare
@@ -117,9 +118,9 @@ def complete(job: Job, path: Path, engine: Mapping[str, Any]) -> bool:
         return False
     manifest = read_manifest(path)
     stored = dict(manifest["config"])
-    # The stored dtype says what the products were quantised to, too (``Sampler.dtype``), and "auto" is without.
-    stored["dtype"], _, quantization = str(stored.get("dtype")).partition("+")
-    if quantization != (engine.get("quantization") or ""):
+    # The stored dtype says what is in float8, too (``Sampler.dtype``), and "auto" is without.
+    stored["dtype"], plus, rest = str(stored.get("dtype")).partition("+")
+    if plus + rest != fp8.marks(engine.get("quantization"), engine.get("kv_cache_dtype")):
         return False
     for name in ("dtype", "invariant"):
         asked, held = engine.get(name), stored.pop(name, None)

@@ -103,11 +103,12 @@ def triton(q: torch.Tensor, pool: KVPool, layer: int, plan: WorkPlan, scale: flo
     kv_heads = pool.data.shape[2]
     shape, arrays = plan.work.shape, plan.work.arrays
     assert q.stride(2) == 1 and q.stride(1) == d and out.is_contiguous() and out.shape == (len(q), heads * d)
-    assert q.dtype == out.dtype == pool.data.dtype and pool.layout == "rows"
+    assert q.dtype == out.dtype and pool.layout == "rows"
+    assert pool.in_float8 or (q.dtype == pool.data.dtype and pool.scales is None)
     assert d == pool.head_dim and d % 16 == 0 and heads == kv_heads * shape.group and scale > 0
     assert plan.rows <= shape.max_rows and plan.work.partial.shape[2:] == (heads, d)
     arch, processors = _device(q.device)
-    kv = pool.data[layer]
+    kv, scales = pool.data[layer], pool.scales[layer] if pool.scales is not None else plan.work.stats
     fixed = {
         "q_stride": q.stride(0),
         "scale2": scale * math.log2(math.e),
@@ -116,6 +117,7 @@ def triton(q: torch.Tensor, pool: KVPool, layer: int, plan: WorkPlan, scale: flo
         "HEAD_DIM": d,
         "D_BLOCK": 1 << (d - 1).bit_length(),
         "PRECISION": "ieee",
+        "FLOAT8": pool.in_float8,
         "enable_fp_fusion": True,
     }
     tile_launch = fixed | tile_options(d, q.element_size(), arch, shape.tile_m)
@@ -124,6 +126,7 @@ def triton(q: torch.Tensor, pool: KVPool, layer: int, plan: WorkPlan, scale: flo
         prefix_attention[(processors * programs_per_sm(d, q.element_size()),)](
             q,
             kv,
+            scales,
             arrays.counts,
             arrays.tiles,
             arrays.tile_heads,
@@ -135,6 +138,7 @@ def triton(q: torch.Tensor, pool: KVPool, layer: int, plan: WorkPlan, scale: flo
         suffix_attention[(plan.rows * kv_heads,)](
             q,
             kv,
+            scales,
             out,
             arrays.counts,
             arrays.rows,
@@ -143,11 +147,11 @@ def triton(q: torch.Tensor, pool: KVPool, layer: int, plan: WorkPlan, scale: flo
             SPLIT_PAGES=shape.split_pages,
             **partials,
             **fixed,
-            **suffix_options(d, q.element_size()),
+            **suffix_options(d, q.element_size(), pool.in_float8),
         )
     if plan.chunk_tiles is not None and len(plan.chunk_tiles):
         prefill_attention[(len(plan.chunk_tiles) * kv_heads,)](
-            q, kv, out, plan.chunk_tiles, arrays.tables, table_width=shape.table_width, **tile_launch
+            q, kv, scales, out, plan.chunk_tiles, arrays.tables, table_width=shape.table_width, **tile_launch
         )
     return out
 

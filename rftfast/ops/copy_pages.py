@@ -6,7 +6,7 @@ import torch
 
 from rftfast.ops import cuda as _c
 from rftfast.ops import native as _n
-from rftfast.ops.kv import PAGE, KVPool
+from rftfast.ops.kv import KVPool
 
 
 def reference(pool: KVPool, layer: int, copies: torch.Tensor) -> None:
@@ -14,10 +14,8 @@ def reference(pool: KVPool, layer: int, copies: torch.Tensor) -> None:
 
     A negative source ends the list before its end, so that a list of fixed size can hold fewer copies.
     """
-    d, a, b = pool.head_dim, pool.key_width, pool.value_width
-    kv_heads = pool.data.shape[2]
-    keys = pool.data[layer, :, :, 0].view(pool.pages, kv_heads, d // a, PAGE, a)
-    values = pool.data[layer, :, :, 1].view(pool.pages, kv_heads, PAGE // b, d, b)
+    keys, values = pool.planes(layer)
+    b = pool.value_width
     for source, target, places in copies.tolist():
         if source < 0:
             break

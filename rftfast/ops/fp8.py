@@ -6,6 +6,8 @@ nearest; products are summed in float32 and scaled. Micikevicius et al., "FP8 fo
 
 On GPUs this is torch's ``_scaled_mm``. Elsewhere the same arithmetic is done in float32, so that its accuracy can be
 measured on any machine; that is an emulation, and slower than no quantisation at all.
+
+Keys and values can be kept in float8, too, whatever the products are in: see ``ops.kv`` and ``models.kv_scales``.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ LARGEST = 448.0
 LEAST = 1e-12
 """A row without anything larger is taken to have this, so that no scale is 0."""
 NAMES = ("fp8",)
+KV_CACHE = ("auto", "fp8")
+"""What keys and values are kept in: the model's own type, or float8."""
 _MULTIPLE = 16  # of both sides of a weight, on GPUs
 _ARCH = (8, 9)  # compute capability: the first with float8 products
 
@@ -41,6 +45,30 @@ def missing(device: torch.device | str, invariant: bool) -> str | None:
         return "its kernels choose by the number of rows how they add up, and the invariant mode may not: use --no-invariant"
     if not torch.cuda.is_available():
         return "torch finds no CUDA device"
+    return _too_old(device)
+
+
+def in_kv_cache(name: str, device: torch.device) -> bool:
+    """Whether ``name``, one of ``KV_CACHE``, is float8. Raises UserError if ``device`` has none, or there is no such name."""
+    if name not in KV_CACHE:
+        raise UserError(f"unknown dtype '{name}' for keys and values: choose {' or '.join(KV_CACHE)}")
+    if name == "fp8" and device.type == "cuda" and (why_not := _too_old(device)):
+        raise UserError(f"--kv-cache-dtype fp8 cannot run on {device}: {why_not}")
+    return name == "fp8"
+
+
+def kept_in_pages(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What pages of float8 keys and values hold: on CPUs, where it is emulated, the model's ``dtype`` (``ops.kv``)."""
+    return torch.float8_e4m3fn if device.type == "cuda" else dtype
+
+
+def marks(quantization: str | None, kv_cache_dtype: str | None) -> str:
+    """How a model's dtype goes on in manifests and logs: nothing, +fp8, +kv-fp8 or both."""
+    kept = "" if kv_cache_dtype in (None, "auto") else f"+kv-{kv_cache_dtype}"
+    return ("" if quantization is None else f"+{quantization}") + kept
+
+
+def _too_old(device: torch.device) -> str | None:
     found = torch.cuda.get_device_capability(device)
     if found < _ARCH:
         return f"the GPU has compute capability {found[0]}.{found[1]} and float8 begins with {_ARCH[0]}.{_ARCH[1]}"

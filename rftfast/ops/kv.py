@@ -15,6 +15,9 @@ read with 16-byte accesses, a page of one K is one run of 64 * D bytes (8 KiB at
 the tensor cores as it lies. Page p of a layer begins at element ``data[layer, p, k, plane]``; offsets pass 2^31.
 
 Both are cases of keys [D/a, 16, a] and values [16/b, D, b]: ``key_width`` a and ``value_width`` b are w and w, or D and 1.
+
+A pool with *scales* keeps each number in 8 bits (float8, e4m3): number over scale, rounded to nearest. The scales are powers
+of two, so a kept number is one of bfloat16's, too, and attention computes with these as with any others.
 """
 
 from __future__ import annotations
@@ -28,16 +31,25 @@ from typing import Literal
 import torch
 
 PAGE = 16
+FLOAT8 = torch.float8_e4m3fn
 Layout = Literal["pairs", "rows"]
 
 
 @dataclass(frozen=True)
 class KVPool:
-    """``data`` [L, P, K, 2, 16 * D]: plane 0 holds keys, plane 1 values. Zeroed, so that unused places are finite."""
+    """``data`` [L, P, K, 2, 16 * D]: plane 0 holds keys, plane 1 values. Zeroed, so that unused places are finite.
+
+    ``scales`` [L, K, 2] float32, powers of two, or None. With them ``data`` is float8 (layout ``rows``), or, emulated, holds
+    what float8 would after multiplication with the scale (CPUs: nothing is saved, but paths are drawn as with float8).
+    """
 
     data: torch.Tensor
     head_dim: int
     layout: Layout = "pairs"
+    scales: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        assert not self.in_float8 or (self.scales is not None and self.layout == "rows")
 
     @staticmethod
     def allocate(
@@ -48,17 +60,28 @@ class KVPool:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
         layout: Layout | None = None,
+        scales: torch.Tensor | None = None,
     ) -> KVPool:
         """``layout``: None for the device's own. A CPU takes ``rows`` too: Triton's interpreter runs on it in tests."""
         shape = (layers, pages, kv_heads, 2, PAGE * head_dim)
         if torch.device(device).type == "cpu":
             data = _zeroed_on_demand(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
-            return KVPool(data, head_dim, layout or "pairs")
-        return KVPool(torch.zeros(shape, dtype=dtype, device=device), head_dim, layout or "rows")
+            return KVPool(data, head_dim, layout or "pairs", scales)
+        data = torch.zeros(shape, dtype=torch.uint8 if dtype == FLOAT8 else dtype, device=device).view(dtype)
+        return KVPool(data, head_dim, layout or "rows", scales)
 
     @staticmethod
     def bytes_per_page(layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
         return layers * kv_heads * 2 * PAGE * head_dim * dtype.itemsize
+
+    @property
+    def in_float8(self) -> bool:
+        return self.data.dtype == FLOAT8
+
+    @property
+    def raw(self) -> torch.Tensor:
+        """``data``, as bytes where torch cannot index it."""
+        return self.data.view(torch.uint8) if self.in_float8 else self.data
 
     @property
     def pages(self) -> int:
@@ -74,12 +97,40 @@ class KVPool:
 
     def keys_values(self, layer: int, table: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [length, K, D] of the pages in ``table`` [S], unpacked (for the references)."""
-        a, b = self.key_width, self.value_width
-        pages = self.data[layer, table.long()]  # [S, K, 2, 16*D]
-        n, kv_heads, d = pages.shape[0], pages.shape[1], self.head_dim
-        keys = pages[:, :, 0].reshape(n, kv_heads, d // a, PAGE, a).permute(0, 3, 1, 2, 4).reshape(-1, kv_heads, d)
-        values = pages[:, :, 1].reshape(n, kv_heads, PAGE // b, d, b).permute(0, 2, 4, 1, 3).reshape(-1, kv_heads, d)
-        return keys[:length], values[:length]
+        places = (table.long()[:, None] * PAGE + torch.arange(PAGE, device=table.device)).flatten()[:length]
+        return self.get(layer, places)
+
+    def get(self, layer: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [R, K, D] at ``slots`` [R] (page * 16 + place); of a pool in float8, in float32."""
+        keys, values = self.planes(layer)
+        page, place, b = slots // PAGE, slots % PAGE, self.value_width
+        keys, values = keys[page, :, :, place].flatten(2), values[page, :, place // b, :, place % b]
+        if self.in_float8:
+            assert self.scales is not None
+            scale = self.scales[layer, :, :, None]
+            keys, values = (t.view(FLOAT8).float() * scale[:, i] for i, t in enumerate((keys, values)))
+        return keys, values
+
+    def put(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Keeps ``keys`` and ``values`` [R, K, D] at ``slots`` [R]."""
+        if self.scales is not None:
+            scale = self.scales[layer, :, :, None]
+            keys, values = (self._rounded(t, scale[:, i]) for i, t in enumerate((keys, values)))
+        to_keys, to_values = self.planes(layer)
+        page, place, b = slots // PAGE, slots % PAGE, self.value_width
+        to_keys[page, :, :, place] = keys.reshape(*keys.shape[:2], -1, self.key_width)
+        to_values[page, :, place // b, :, place % b] = values
+
+    def _rounded(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """``x`` [R, K, D] as it is kept with ``scale`` [K, 1]."""
+        kept = (x.float() / scale).to(FLOAT8)
+        return kept.view(torch.uint8) if self.in_float8 else (kept.float() * scale).to(self.data.dtype)
+
+    def planes(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of a layer's keys [P, K, D/a, 16, a] and values [P, K, 16/b, D, b]."""
+        data, d, a, b = self.raw[layer], self.head_dim, self.key_width, self.value_width
+        each = data.shape[:2]
+        return data[:, :, 0].view(*each, d // a, PAGE, a), data[:, :, 1].view(*each, PAGE // b, d, b)
 
 
 def _zeroed_on_demand(size: int) -> torch.Tensor:

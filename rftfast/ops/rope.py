@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from rftfast.ops import native as _n
-from rftfast.ops.kv import PAGE, KVPool
+from rftfast.ops.kv import KVPool
 
 
 def reference(
@@ -43,12 +43,7 @@ def reference(
 
     rotated_k = norm_rope(k, k_norm)
     q.copy_(norm_rope(q, q_norm))
-    a, b = pool.key_width, pool.value_width
-    page, place = slots // PAGE, slots % PAGE
-    keys = pool.data[layer, :, :, 0].view(pool.pages, kv_heads, d // a, PAGE, a)
-    values = pool.data[layer, :, :, 1].view(pool.pages, kv_heads, PAGE // b, d, b)
-    keys[page, :, :, place] = rotated_k.view(rows, kv_heads, d // a, a)
-    values[page, :, place // b, :, place % b] = v
+    pool.put(layer, slots, rotated_k, v)
 
 
 def native(
@@ -86,6 +81,8 @@ def native(
         eps,
         _n.DTYPE_CODES[qkv.dtype],
     )
+    if pool.scales is not None:  # float8 is emulated: what was written is rounded
+        pool.put(layer, slots, *pool.get(layer, slots))
 
 
 def triton(
@@ -106,8 +103,8 @@ def triton(
     from rftfast.kernels import rope_write_kv as kernel  # not before it is needed: CPUs have no Triton
 
     rows, d, kv_heads = qkv.shape[0], pool.head_dim, pool.data.shape[2]
-    assert pool.layout == "rows"
-    assert qkv.shape[1] == (heads + 2 * kv_heads) * d and qkv.is_contiguous() and qkv.dtype == pool.data.dtype
+    assert pool.layout == "rows" and (pool.in_float8 or (qkv.dtype == pool.data.dtype and pool.scales is None))
+    assert qkv.shape[1] == (heads + 2 * kv_heads) * d and qkv.is_contiguous()
     assert cos.dtype == sin.dtype == torch.float32 and cos.is_contiguous() and sin.is_contiguous()
     assert positions.dtype == torch.int32 and slots.dtype == torch.int64
     assert positions.shape == slots.shape == (rows,)
@@ -121,6 +118,7 @@ def triton(
         positions,
         slots,
         pool.data[layer],
+        pool.scales[layer] if pool.scales is not None else cos,
         q_norm if q_norm is not None else qkv,
         k_norm if k_norm is not None else qkv,
         eps,
@@ -131,6 +129,7 @@ def triton(
         half_block,
         q_norm is not None,
         k_norm is not None,
+        pool.in_float8,
         num_warps=kernel.NUM_WARPS,
         enable_fp_fusion=True,
     )

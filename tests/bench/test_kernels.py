@@ -29,7 +29,7 @@ RATES = Rates(1e10, 1e11)
 def test_every_case_computes_what_its_reference_does(capsys):
     assert kernels.main(["--interpret"]) == 0
     said = capsys.readouterr().out
-    assert "11 of 11 cases are right" in said
+    assert "12 of 12 cases are right" in said
     assert {line.rsplit(" tiny", 1)[0] for line in said.splitlines() if "attention" in line} == set(kernels.NAMES[:2])
 
 
@@ -165,7 +165,7 @@ def test_cases_are_many_or_few_and_none_twice():
         for quick in (False, True)
     )
     assert len(set(every)) == len(every) > 190
-    assert set(few) <= set(every) and len(few) < 30
+    assert set(few) <= set(every) and len(few) <= 30
     decode = {case for kernel, case in few if kernel == "decode attention"}
     assert {f"llama-3.2-1b {prefix}+128 10x100" for prefix in (64, 128, 256, 512, 1024, 2048, 4096)} <= decode
     only = list(kernels.planned(CPU, torch.bfloat16, ("swiglu",), quick=True, tiny=False))

@@ -317,10 +317,11 @@ def test_a_time_limit_of_all_runs(job):
     assert "its process was ended" in rows[0].notes[0] and "no time was left" in rows[1].notes[0]
 
 
-def test_quantised_and_who_is_not(job):
-    rows, figures = throughput.measure_all(replace(job, quantization="fp8"), ["rftfast", "transformers"], 1, 120)
+@pytest.mark.parametrize("options", [{"quantization": "fp8"}, {"kv_cache_dtype": "fp8"}], ids=str)
+def test_quantised_and_who_is_not(job, options):
+    rows, figures = throughput.measure_all(replace(job, **options), ["rftfast", "transformers"], 1, 120)
     assert [row.status for row in rows] == ["ok", "skipped"] and "fp8" in rows[1].notes[0]
-    assert rows[0].runs[0].extra["dtype"].endswith("+fp8") and not figures
+    assert rows[0].runs[0].extra["dtype"].endswith("fp8") and not figures
 
 
 def test_loading_torch_counts_too(tiny_llama, tmp_path):

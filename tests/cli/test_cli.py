@@ -70,6 +70,8 @@ def test_dry_run_writes_nothing(model: Path, questions: Path, tmp_path: Path) ->
     assert "KV pages" in done.stdout
     assert "144 samples" in done.stdout
     assert not (tmp_path / "run").exists()
+    shown = rftfast(*tiny(model, questions, tmp_path / "run", "--dry-run", "--kv-cache-dtype", "fp8"), cwd=tmp_path)
+    assert "+kv-fp8" in shown.stdout
 
 
 def test_killed_and_started_again(model: Path, questions: Path, tmp_path: Path) -> None:

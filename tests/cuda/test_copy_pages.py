@@ -1,10 +1,12 @@
 """Copy-on-write in the emulator against plain torch, for the GPU's page layout."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from rftfast.ops import copy_pages
-from rftfast.ops.kv import PAGE, KVPool
+from rftfast.ops.kv import FLOAT8, PAGE, KVPool
 
 PAGES = 40
 CASES = {
@@ -22,26 +24,28 @@ CASES = {
 
 
 def filled(kv_heads, head_dim, dtype):
-    pool = KVPool.allocate(2, PAGES, kv_heads, head_dim, dtype, layout="rows")
-    pool.data.copy_(torch.randn(pool.data.shape, generator=torch.Generator().manual_seed(0)))
+    scales = torch.ones(2, kv_heads, 2) if dtype == FLOAT8 else None
+    pool = KVPool.allocate(2, PAGES, kv_heads, head_dim, dtype, layout="rows", scales=scales)
+    made = torch.randn(pool.data.shape, generator=torch.Generator().manual_seed(0))
+    pool.raw.copy_(made.to(dtype).view(pool.raw.dtype))
     return pool
 
 
 def after(pool, copies, backend):
-    pool = KVPool(pool.data.clone(), pool.head_dim, pool.layout)
+    pool = replace(pool, data=pool.data.clone())
     backend(pool, 1, torch.tensor(copies, dtype=torch.int32).reshape(-1, 3))
-    return pool.data
+    return pool.raw
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, FLOAT8], ids=["float32", "bfloat16", "float8"])
 @pytest.mark.parametrize("name", CASES)
 def test_as_reference(on_emulator, dtype, name):
-    pool = filled(3, 24, dtype)
+    pool = filled(3, 48 if dtype == FLOAT8 else 24, dtype)
     got, want = (after(pool, CASES[name], backend) for backend in (copy_pages.cuda, copy_pages.reference))
     assert torch.equal(got, want)
-    assert torch.equal(got[0], pool.data[0])  # the other layer
+    assert torch.equal(got[0], pool.raw[0])  # the other layer
     live = [c for c in CASES[name] if c[0] >= 0]
-    assert torch.equal(want, pool.data) == (not live)
+    assert torch.equal(want, pool.raw) == (not live)
 
 
 def test_random_lists(on_emulator):

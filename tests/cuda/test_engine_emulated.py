@@ -20,14 +20,16 @@ from rftfast.engine.gpu_runner import GpuRunner
 from rftfast.engine.memory import Batch, MemoryPlan
 from rftfast.models.config import ModelConfig
 from rftfast.models.decoder import Decoder
+from rftfast.models.kv_scales import kv_scales
 from rftfast.models.rope import rope_table
 from rftfast.models.tokenizer import Tokenizer
 from rftfast.models.weights import load_weights
 from rftfast.ops import attention, copy_pages, linear, rms_norm, rope, sample, stops, swiglu
-from rftfast.ops.kv import KVPool
+from rftfast.ops.kv import FLOAT8, KVPool
 from rftfast.ops.work import DecodeWork
 from tests.engine.fake_gpu import FakeStreams, whole
 from tests.tiny_model import write_tiny_llama
+from tests.triton_device import DEVICE
 
 HEADER = b"Q: two and two? A: four. "
 PARAMS = SamplingParams(k=3, temperature=0.9, max_tokens=5, seed=3)
@@ -47,7 +49,10 @@ class InterpretedWork(DecodeWork):
 class EmulatedSampler(Sampler):
     def _make_runner(self, batch, graphs):
         c = self.config
-        pool = KVPool.allocate(c.layers, self.memory.pages, c.kv_heads, c.head_dim, self.decoder.dtype, layout="rows")
+        kept = self.decoder.dtype if self.kv_scales is None else FLOAT8
+        pool = KVPool.allocate(
+            c.layers, self.memory.pages, c.kv_heads, c.head_dim, kept, layout="rows", scales=self.kv_scales
+        )
         self.streams = FakeStreams()
         sizes = batch.max_running, batch.max_rows
         return pool, GpuRunner(
@@ -73,21 +78,26 @@ def kernels():
 
 # Idle rows hold anything.
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
-def test_it_draws_the_cpus_paths(emulated, monkeypatch, tmp_path):
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "fp8"])
+def test_it_draws_the_cpus_paths(kv_cache_dtype, emulated, monkeypatch, tmp_path):
     monkeypatch.setattr(operations.cuda, "load", lambda: emulated.module)
     monkeypatch.setattr(operations.cuda, "call", lambda name, device, *a: getattr(emulated.module, name)(0, 0, *a))
+    assert DEVICE == "cpu"  # and the interpreter has been taught float8
     folder = write_tiny_llama(tmp_path / "model")
     config = ModelConfig.from_folder(folder)
     weights = load_weights(folder, config, torch.float32)
-    decoder = Decoder(config, weights, kernels(), rope_table(config, config.max_positions))
+    rope = rope_table(config, config.max_positions)
+    scales = kv_scales(config, weights, rope) if kv_cache_dtype == "fp8" else None
+    decoder = Decoder(config, weights, kernels(), rope)
     batch = Batch(5, 5 + 40)
     sampler = EmulatedSampler(
-        decoder, Tokenizer.from_folder(folder), MemoryPlan(0, 0, 0, 40, 1), batch=batch, ahead=True
+        decoder, Tokenizer.from_folder(folder), MemoryPlan(0, 0, 0, 40, 1), batch=batch, ahead=True, scales=scales
     )
     found = {(g.name, g.sample_index): g for g in sampler.stream(REQUESTS)}
     sampler.tree.check()
     assert sampler.streams.replays > 3
-    plain = Sampler.from_pretrained(folder, dtype="float32", backend="reference", threads=1, kv_memory="2MiB")
+    options = {"backend": "reference", "threads": 1, "kv_memory": "2MiB", "kv_cache_dtype": kv_cache_dtype}
+    plain = Sampler.from_pretrained(folder, dtype="float32", **options)
     wanted = {(g.name, g.sample_index): g for g in plain.stream(REQUESTS)}
     assert found.keys() == wanted.keys()
     for name, path in wanted.items():

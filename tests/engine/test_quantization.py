@@ -1,4 +1,4 @@
-"""The sampler with the layers' products in float8, as a CPU emulates it."""
+"""The sampler with the layers' products, or keys and values, in float8, as a CPU emulates it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rftfast.models.config import ModelConfig
 from rftfast.models.decoder import Decoder
 from rftfast.models.rope import rope_table
 from rftfast.models.weights import load_weights
-from rftfast.ops import select
+from rftfast.ops import PAGE, fp8, select
 from rftfast.ops.linear import Linear
 from tests.tiny_model import write_tiny_llama
 
@@ -35,13 +35,25 @@ def draw(folder: Path, **options: object) -> tuple[Sampler, Paths]:
     return sampler, {(g.name, g.sample_index): g for g in sampler.stream(REQUESTS)}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bf16"])
-def test_it_draws_nearly_what_is_drawn_without(folder: Path, dtype: str) -> None:
-    plain, wanted = draw(folder, dtype=dtype)
-    sampler, found = draw(folder, dtype=dtype, quantization="fp8")
-    assert sampler.dtype == f"{plain.dtype}+fp8"
+def test_the_layers_are_quantised_and_the_head_is_not(folder: Path) -> None:
+    plain, sampler = (Sampler.from_pretrained(folder, kv_memory="4MiB", quantization=form) for form in (None, "fp8"))
     assert all(layer["qkv"].layout == "fp8 in float32" for layer in sampler.decoder.layers)  # type: ignore[attr-defined]
     assert sampler.decoder.head.layout == plain.decoder.head.layout
+
+
+FORMS = {
+    "+fp8": {"quantization": "fp8"},
+    "+kv-fp8": {"kv_cache_dtype": "fp8"},
+    "+fp8+kv-fp8": {"quantization": "fp8", "kv_cache_dtype": "fp8"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+def test_it_draws_nearly_what_is_drawn_without(folder: Path, dtype: str, form: str) -> None:
+    plain, wanted = draw(folder, dtype=dtype)
+    sampler, found = draw(folder, dtype=dtype, **FORMS[form])
+    assert sampler.dtype == plain.dtype + form
     gaps = []
     for name, path in wanted.items():
         other = found[name]
@@ -52,10 +64,19 @@ def test_it_draws_nearly_what_is_drawn_without(folder: Path, dtype: str) -> None
     assert len(gaps) >= len(wanted) and 1e-4 < np.median(gaps) < 0.2, "as other numbers, and not as another model"
 
 
-def test_paths_do_not_depend_on_the_batch(folder: Path) -> None:
-    base = draw(folder, dtype="bf16", quantization="fp8")[1]
+@pytest.mark.parametrize("form", FORMS)
+def test_paths_do_not_depend_on_the_batch(folder: Path, form: str) -> None:
+    base = draw(folder, dtype="bf16", **FORMS[form])[1]
     for options in ({"max_running": 3}, {"prefix_share": False}):
-        assert draw(folder, dtype="bf16", quantization="fp8", **options)[1] == base
+        assert draw(folder, dtype="bf16", **FORMS[form], **options)[1] == base
+
+
+def test_keys_and_values_are_numbers_of_float8(folder: Path) -> None:
+    sampler, _ = draw(folder, dtype="bf16", kv_cache_dtype="fp8")
+    kept = torch.stack(sampler.pool.get(1, torch.arange(PAGE, 3 * PAGE)), dim=2)  # [n, K, 2, D]
+    assert sampler.kv_scales is not None
+    over = kept.float() / sampler.kv_scales[1, :, :, None]
+    assert over.any() and torch.equal(over, over.to(torch.float8_e4m3fn).float())
 
 
 def test_a_weight_goes_when_it_has_another_form(folder: Path) -> None:
@@ -83,4 +104,18 @@ def test_the_plan_counts_what_stays(folder: Path, monkeypatch: pytest.MonkeyPatc
             plan_memory(config, torch.bfloat16, torch.device(device), quantization=name, **sizes)  # type: ignore[arg-type]
             for name in (None, "fp8")
         )
+        assert plain.page_bytes == eight.page_bytes
         assert eight.weight_bytes - head == (plain.weight_bytes - head) // 2 * each
+
+
+def test_the_plan_counts_pages_as_they_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rftfast.engine.memory.free_memory", lambda device: 1 << 34)
+    config = ModelConfig.from_folder(folder)
+    for name, times in (("cpu", 1), ("cuda", 2)):
+        device = torch.device(name)
+        kept = fp8.kept_in_pages(torch.bfloat16, device)
+        plain, eight = (
+            plan_memory(config, torch.bfloat16, device, kv_memory=1 << 20, batch=Batch(64, 64), kv_dtype=dtype)
+            for dtype in (None, kept)
+        )
+        assert eight.pages == times * plain.pages and plain.page_bytes == times * eight.page_bytes

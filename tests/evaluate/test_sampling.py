@@ -156,7 +156,8 @@ def test_the_engine_is_the_one_asked_for(model: Path, questions: Path, tmp_path:
     draw(jobs, tmp_path, ENGINE, silent)
     path = tmp_path / "greedy"
     assert sampling.complete(jobs["greedy"], path, {"dtype": "float32"})
-    assert sampling.complete(jobs["greedy"], path, {"dtype": "auto"})
+    assert sampling.complete(jobs["greedy"], path, {"dtype": "auto", "kv_cache_dtype": "auto"})
+    assert not sampling.complete(jobs["greedy"], path, {"dtype": "auto", "kv_cache_dtype": "fp8"})
     assert not sampling.complete(jobs["greedy"], path, {"dtype": "bfloat16"})
     assert not sampling.complete(jobs["greedy"], path, {"dtype": "auto", "quantization": "fp8"})
     with pytest.raises(UserError, match="dtype"):
@@ -170,7 +171,7 @@ def test_a_quantised_run_is_another_one(model: Path, questions: Path, tmp_path: 
     path = tmp_path / "greedy"
     assert read_manifest(path)["config"]["dtype"] == "float32+fp8"
     assert sampling.complete(jobs["greedy"], path, ENGINE | {"quantization": "fp8"})
-    for without in (ENGINE, {"dtype": "auto"}, {}):
+    for without in (ENGINE, {"dtype": "auto"}, {}, ENGINE | {"quantization": "fp8", "kv_cache_dtype": "fp8"}):
         assert not sampling.complete(jobs["greedy"], path, without)
     with pytest.raises(UserError, match=r"dtype .float32\+fp8. → .float32."):
         draw(jobs, tmp_path, ENGINE, silent)

@@ -1,4 +1,5 @@
-"""Products in float8 on a real GPU: against the same arithmetic in float64, inside a graph, and in the whole engine."""
+"""Products, keys and values in float8 on a real GPU: against the same arithmetic in float64, inside a graph, and in the whole
+engine."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import torch
 from rftfast.engine import Request, Sampler, SamplingParams
 from rftfast.errors import UserError
 from rftfast.ops import cuda, fp8, linear
+from tests.kernels.attention_cases import Case, attend, listed, random_paths, shape_for
 from tests.tiny_model import write_tiny_llama
 
 if not torch.cuda.is_available():
@@ -57,16 +59,35 @@ def test_inside_a_graph() -> None:
         assert torch.equal(out, fp8.product(x, prepared, others=linear.plain))
 
 
-def test_the_engine_follows_the_cpus_emulation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(64, 8, 4), (128, 4, 7), (128, 8, 1), (96, 4, 1)])
+def test_attention_gives_the_bits_of_the_same_numbers_in_bfloat16(shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(shape)
+    case = Case.random(random_paths(rng, leaves=40, depth=3, longest=300), *shape, torch.bfloat16).in_float8()
+    lists = shape_for(case, tile_m=64, split_pages=32)
+    wide = case.widened()
+    expected = attend(wide, listed(wide, lists))
+    wide.check(expected)
+    assert torch.equal(attend(case, listed(case, lists)), expected)
+
+
+FORMS = {
+    "+fp8": {"quantization": "fp8"},
+    "+kv-fp8": {"kv_cache_dtype": "fp8"},
+    "+fp8+kv-fp8": {"quantization": "fp8", "kv_cache_dtype": "fp8"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_engine_follows_the_cpus_emulation(tmp_path: Path, form: str) -> None:
     """As long as the tokens are the same, so nearly are their log-probabilities."""
     folder = write_tiny_llama(tmp_path / "model", hidden=128, layers=3)
     asked = [Request(name, tuple(name.encode() * 9), PARAMS) for name in ("one and two", "something else")]
     found = []
     for device in ("cpu", "cuda"):
         sampler = Sampler.from_pretrained(
-            folder, device=device, dtype="bf16", quantization="fp8", max_running=48, kv_memory="64MiB"
+            folder, device=device, dtype="bf16", max_running=48, kv_memory="64MiB", **FORMS[form]
         )
-        assert sampler.dtype == "bfloat16+fp8"
+        assert sampler.dtype == "bfloat16" + form
         found.append({(g.name, g.sample_index): g for g in sampler.stream(asked)})
     gaps = []
     for name, path in found[0].items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch
 from rftfast.engine.work_list import WorkList
 from rftfast.ops import attention
 from rftfast.ops.attention import AttentionPlan, WorkPlan
-from rftfast.ops.kv import PAGE, KVPool
+from rftfast.ops.kv import FLOAT8, PAGE, KVPool
 from rftfast.ops.work import DecodeWork, WorkShape
 from tests.triton_device import DEVICE
 
@@ -76,7 +76,23 @@ class Case:
         wide = torch.zeros(rows, self.q.stride(0) if rows > 1 else self.q[0].numel(), dtype=self.q.dtype, device=DEVICE)
         q = wide[:, : self.q[0].numel()].unflatten(1, self.q.shape[1:])
         q.copy_(self.q)
-        return q, KVPool(self.pool.data.to(DEVICE), self.pool.head_dim, "rows")
+        p = self.pool
+        scales = None if p.scales is None else p.scales.to(DEVICE)
+        return q, KVPool(p.raw.to(DEVICE).view(p.data.dtype), p.head_dim, "rows", scales)
+
+    def in_float8(self) -> Case:
+        """The same with keys and values in float8, and scales of all sizes."""
+        layers, kv_heads = self.pool.data.shape[0], self.pool.data.shape[2]
+        exponents = torch.randint(-9, 6, (layers, kv_heads, 2), generator=torch.Generator().manual_seed(kv_heads))
+        scales = torch.ldexp(torch.ones(exponents.shape), exponents)
+        return replace(self, pool=KVPool(self.pool.data.to(FLOAT8), self.pool.head_dim, "rows", scales))
+
+    def widened(self) -> Case:
+        """Of a case in float8: the same numbers in the queries' type."""
+        assert self.pool.scales is not None
+        wide = self.pool.data.float() * self.pool.scales[:, None, :, :, None]
+        assert torch.equal(wide.to(self.q.dtype).float(), wide)
+        return replace(self, pool=KVPool(wide.to(self.q.dtype), self.pool.head_dim, "rows"))
 
     def exact(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The result [R, H*D] in float64 and a bound on the error of the kernels' arithmetic before the last rounding.

@@ -21,7 +21,7 @@ from rftfast.models.decoder import Decoder
 from rftfast.models.rope import rope_table
 from rftfast.models.weights import load_weights
 from rftfast.ops import attention, fp8, linear, rms_norm, rope, swiglu
-from rftfast.ops.kv import KVPool
+from rftfast.ops.kv import FLOAT8, KVPool
 from tests.engine.fake_gpu import FakeStreams
 
 ROWS, CHUNK = 40, 300
@@ -88,7 +88,8 @@ def main(folder, dtype, product):
         sample=lambda logits, row, *_, stream: (torch.zeros(len(row), dtype=torch.int64), torch.zeros(len(row))),
     )
     decoder = Decoder(config, load_weights(folder, config, kind), ops, rope_table(config, config.max_positions))
-    pool = KVPool.allocate(config.layers, 64, config.kv_heads, config.head_dim, kind, layout="rows")
+    kept, scales = (FLOAT8, torch.ones(config.layers, config.kv_heads, 2)) if product == "fp8" else (kind, None)
+    pool = KVPool.allocate(config.layers, 64, config.kv_heads, config.head_dim, kept, layout="rows", scales=scales)
     runner = GpuRunner(decoder, pool, KVTree(64), ROWS, ROWS + CHUNK, streams=Stepwise())
     print(json.dumps({"compiled": compiled, "graphs": len(runner.graphs)}))
 

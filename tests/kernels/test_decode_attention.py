@@ -34,6 +34,18 @@ def test_the_sizes_of_real_runs(dtype):
     case.check(attend(case, work))
 
 
+@pytest.mark.parametrize(("shape", "dtype"), [(SHAPES[i], DTYPES[i % 3]) for i in (1, 2, 4, 6)], ids=str)
+def test_float8_gives_the_bits_of_its_numbers_in_the_queries_type(shape, dtype):
+    """Scales are powers of two: nothing is rounded when they are multiplied with sums rather than numbers."""
+    rng = np.random.default_rng(shape)
+    case = Case.random(random_paths(rng, leaves=7, depth=3), *shape, dtype).in_float8()
+    shape = shape_for(case)
+    wide = case.widened()
+    expected = attend(wide, listed(wide, shape))
+    wide.check(expected)
+    assert torch.equal(attend(case, listed(case, shape)), expected)
+
+
 @pytest.mark.parametrize("keys", [1, 2, 15, 16, 17, 32, 33, 64, 65])
 def test_a_single_row_of_any_length(keys):
     """With the longest prefix it can have, and with none."""

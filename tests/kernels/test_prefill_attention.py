@@ -55,6 +55,14 @@ def test_chunks_are_the_reference(shape, dtype):
     case.check(attend(case, runs))
 
 
+@pytest.mark.parametrize(("name", "dtype"), list(zip(RUNS, [*DTYPES, torch.bfloat16], strict=True)), ids=str)
+def test_float8_gives_the_bits_of_its_numbers_in_the_queries_type(name, dtype):
+    case = chunk_case(RUNS[name], SHAPES[1], dtype).in_float8()
+    expected = attend(case.widened(), RUNS[name])
+    case.widened().check(expected)
+    assert torch.equal(attend(case, RUNS[name]), expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_tiles_of_real_runs(dtype):
     runs = RUNS["behind a shared header"]

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from rftfast.ops import rope
-from rftfast.ops.kv import PAGE, KVPool
+from rftfast.ops.kv import FLOAT8, PAGE, KVPool
 from tests.kernels.rounding import assert_rounded
 from tests.triton_device import DEVICE
 
@@ -78,6 +78,24 @@ def test_is_the_reference(shape, norms, dtype):
     for now, before in zip(unpacked(got["pool"], others), unpacked(args["pool"], others), strict=True):
         assert torch.equal(now, before)
     assert torch.equal(got["pool"].data[0], args["pool"].data[0])  # the other layer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("shape", "norms"), [(SHAPES[1], ""), (SHAPES[3], "qk"), (SHAPES[5], "k")])
+def test_float8_is_what_would_be_stored_rounded_once_more(shape, norms, dtype):
+    head_dim, _, kv_heads = shape
+    args = case(*shape, 7, dtype, norms)
+    made = torch.Generator().manual_seed(1)
+    scales = torch.exp2(torch.randint(-9, 3, (LAYERS, kv_heads, 2), generator=made).float()).to(DEVICE)
+    before = torch.randint(256, args["pool"].data.shape, dtype=torch.uint8, generator=made).to(DEVICE)
+    got, want = (KVPool(before.clone().view(FLOAT8), head_dim, "rows", scales) for _ in range(2))
+    plain, eight = copied(args), copied(args)
+    rope.triton(**plain)
+    want.put(1, args["slots"], *unpacked(plain["pool"], args["slots"]))
+    rope.triton(**{**eight, "pool": got})
+    assert torch.equal(eight["qkv"], plain["qkv"])
+    assert torch.equal(got.raw, want.raw)
+    assert not torch.equal(got.raw, before)
 
 
 def test_an_empty_row_writes_nothing():
