@@ -78,11 +78,13 @@ def _show(found: Estimate, utilisation: float | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from rftfast.cli.lines import labelled
+
     console = Console()
     w, s, g = found.workload, found.size, found.gpu
 
     def line(name: str, text: str) -> None:
-        console.print(f"[bold]{name:<8}[/] {text}", highlight=False)
+        labelled(console, name, text, width=8)
 
     line(
         "model",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -25,6 +27,8 @@ from rftfast.cli import (
     verify,
 )
 from rftfast.errors import UserError
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="rftfast",
@@ -63,7 +67,7 @@ def _main(
 
 
 def main() -> None:
-    """Bad input ends in one line on stderr and exit status 2; Ctrl-C in 130."""
+    """Bad input ends in one line on stderr and exit status 2; Ctrl-C in one line and 130."""
     # A thread that waits for its partner spins for about 20 µs and then sleeps. OpenMP's own default spins for
     # milliseconds, which starves the partner as soon as any other program wants a core.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -73,8 +77,17 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _interrupted()
+    except SystemExit as ended:  # typer makes this of a KeyboardInterrupt, and says nothing
+        if ended.code == _INTERRUPTED:
+            _interrupted()
+        raise
+
+
+def _interrupted() -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what Python still does, without a traceback
+    print("interrupted", file=sys.stderr)
+    sys.exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rftfast.cli.lines import say
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -104,6 +106,7 @@ def rollout(
 
 
 def _count(console: Console, run: Path, limit: int | None) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from rftfast.data.run_index import RunIndex
@@ -114,7 +117,7 @@ def _count(console: Console, run: Path, limit: int | None) -> None:
     columns = ("samples", "positives", "negatives", "false_equation", "unfinished", "stopped")
     table = Table("question", *(name.replace("_", " ") for name in columns))
     for counts in census.questions[:_SHOWN]:
-        table.add_row(counts.question_id, *(f"{getattr(counts, name):,}" for name in columns))
+        table.add_row(escape(counts.question_id), *(f"{getattr(counts, name):,}" for name in columns))
     if len(census.questions) > _SHOWN:
         table.add_row(f"… {len(census.questions) - _SHOWN:,} more")
     table.add_section()
@@ -157,7 +160,7 @@ def _roll_out(
     with open_rollouts(job, sampler, path, {**notes, "model": o.model or job.source.model}) as directory:
         kinds = f"up to {o.negatives} wrong and {o.positives} right responses a question"
         way = "bisection" if o.bisect else "every step"
-        console.print(f"{job.source.path}: {kinds}, {o.rollouts} rollouts a state, {way}", highlight=False)
+        say(console, f"{job.source.path}: {kinds}, {o.rollouts} rollouts a state, {way}")
         if directory.resumed:
             console.print(f"going on: {len(directory.done())} questions are stored", highlight=False)
         with Bar(BarColumn(bar_width=6), TextColumn("{task.fields[figures]}"), console=console) as bar:
@@ -175,7 +178,7 @@ def _roll_out(
             progress = run(job, sampler, directory, report)
         totals = write_steps(path, job.source.order, *estimate)
     _summary(console, totals, progress, o.bisect)
-    console.print(f"steps: {path / STEPS_FILE}", highlight=False)
+    say(console, f"steps: {path / STEPS_FILE}")
 
 
 def _percent(part: float, whole: float) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rftfast.cli import options
+from rftfast.cli.lines import labelled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,12 +119,13 @@ def _play(source: str, k: int) -> Comparison:
 
 
 def _show_adaptive(console: Console, name: str, c: Comparison) -> None:
-    console.print(
-        f"[bold]adaptive k[/] on {name}: {c.k} samples a question on average (at most {c.cap}), "
-        f"{c.adaptive_tokens:,} tokens: {c.adaptive_distinct:,} distinct verified paths; plain k with as many tokens "
-        f"{c.plain_distinct_at_equal_tokens:,.0f} ({c.gain:.2f}x)",
-        highlight=False,
+    gain = f" ({c.gain:.2f}x)" if c.plain_distinct_at_equal_tokens else ""
+    text = (
+        f"on {name}: {c.k} samples a question on average (at most {c.cap}), {c.adaptive_tokens:,} tokens: "
+        f"{c.adaptive_distinct:,} distinct verified paths; plain k with as many tokens "
+        f"{c.plain_distinct_at_equal_tokens:,.0f}{gain}"
     )
+    labelled(console, "adaptive k", text)
 
 
 def _histogram(console: Console, what: str, counts: dict[str, int]) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rftfast.cli.lines import say
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -167,7 +169,11 @@ def _summary(console: Console, job: SynthJob, totals: SynthTotals, progress: Pro
         table.add_row("cost", f"{job.options.prices.of(u):.4f}")
     console.print(table)
     if progress.failed:
-        console.print(f"{progress.failed:,} problems failed at the endpoint: run the same command again for them")
+        say(
+            console,
+            f"{progress.failed:,} problems failed at the endpoint (the last: {progress.last_failure}): "
+            "run the same command again for them",
+        )
     if progress.unasked:
         console.print(f"{progress.unasked:,} problems were not begun, to stay within --max-cost")
-    console.print(f"{out / PROBLEMS_FILE}; the others and why: {out / DROPPED_FILE}", highlight=False)
+    say(console, f"{out / PROBLEMS_FILE}; the others and why: {out / DROPPED_FILE}")

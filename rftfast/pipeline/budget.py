@@ -128,9 +128,16 @@ def simulate(recorded: Mapping[str, Sequence[str | None]], budget: Budget, size:
 
     ``recorded``: for each question its samples' equation lists in sample order, None where not accepted. A question's
     samples end where the record ends: ``budget.cap`` is taken as at most the shortest record. Raises UserError if that is
-    below k.
+    below k, or where nothing is recorded.
     """
+    if not recorded:
+        raise UserError("adaptive k: no finished question is stored to play it on; let 'rftfast sample' run on")
     longest = min(len(keys) for keys in recorded.values())
+    if longest < budget.k:
+        raise UserError(
+            f"adaptive k: {budget.k} samples a question cannot be played on a record that has {longest} of one; name a k "
+            "below that (a quarter of it shows all)"
+        )
     limited = Budget(budget.k, budget.floor, min(budget.cap, longest))
     given: dict[str, int] = {}
     for names in windows(list(recorded), size):

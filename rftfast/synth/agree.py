@@ -20,6 +20,12 @@ class Agreement:
     good: tuple[int, ...]
     tied: bool
 
+    def votes_of(self, solutions: int) -> str:
+        """In words, of so many."""
+        if self.answer is None:
+            return f"none of {solutions} solutions gives an answer"
+        return f"{self.votes} of {solutions} solutions give {self.answer}{', as many for another' if self.tied else ''}"
+
 
 def agreement(solutions: Sequence[Text], policy: Policy) -> Agreement:
     """By the verifier's own comparison, each solution against each other's answer; a text cut at its length has no vote."""

@@ -39,6 +39,8 @@ class Progress:
     kept: int = 0
     failed: int = 0
     """Problems left undone, as the endpoint failed on them to the last attempt."""
+    last_failure: str = ""
+    """Why, of the last of them."""
     unasked: int = 0
     """Problems not begun, to stay within the cost."""
     usage: Usage = field(default_factory=Usage)
@@ -114,6 +116,7 @@ class _Run:
         if answer.failed is not None:
             del self._open[name]
             p.failed += 1
+            p.last_failure = answer.failed
         elif answer.refused is not None:
             self._finish(name, REFUSED, answer.refused)
         elif what == "problem":
@@ -146,10 +149,7 @@ class _Run:
         found = agreement(answer.texts, self.job.policy)
         draft |= {"answer": found.answer, "votes": found.votes, "gold": found.good[0] if found.good else None}
         if found.votes < need or found.tied:
-            tied = ", as many for another" if found.tied else ""
-            self._finish(
-                name, NO_AGREEMENT, f"{found.votes} of {len(answer.texts)} solutions give {found.answer}{tied}"
-            )
+            self._finish(name, NO_AGREEMENT, found.votes_of(len(answer.texts)))
         elif len(found.good) < need:
             self._finish(name, WRONG_EQUATIONS, f"{found.votes} solutions agree, {len(found.good)} calculate rightly")
         else:

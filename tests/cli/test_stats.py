@@ -42,7 +42,7 @@ def test_adaptive_k_is_played_from_the_record(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "s.json").read_text())["adaptive"][str(run)]
     assert found["adaptive_samples"] == 6 * found["questions"]
     assert found["gain"] == pytest.approx(found["adaptive_distinct"] / found["plain_distinct_at_equal_tokens"])
-    refused("k 25 and cap 24", "stats", run, "--adaptive", "25")
+    refused("has 24 of one", "stats", run, "--adaptive", "25")
 
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import refused, rftfast
+from tests.cli.commands import ENVIRONMENT, refused, rftfast
 from tests.tiny_model import write_tiny_llama
 
 pytest.importorskip("openai", reason="the openai client is not installed (pip install 'rftfast[synth]')")
@@ -27,6 +27,15 @@ def test_a_local_model_is_asked(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "problems.jsonl").read_bytes() == b""
     again = rftfast(*arguments)
     assert again.returncode == 0 and "going on: 3 problems are stored" in again.stderr
+
+
+def test_why_the_endpoint_failed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens at port 9: the connection is refused."""
+    monkeypatch.setitem(ENVIRONMENT, "OPENAI_API_KEY", "a-key")
+    more = ["--teacher", "m", "--endpoint", "http://127.0.0.1:9/v1", "--retries", 0, "--problems", 2]
+    done = rftfast("synth", "--out", tmp_path / "out", *more)
+    assert "2 problems failed at the endpoint (the last: Connection error" in done.stderr, done.stderr
+    assert "a-key" not in done.stderr
 
 
 def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:

@@ -87,8 +87,10 @@ def test_windows_are_independent() -> None:
 def test_a_record_shorter_than_the_cap_bounds_it() -> None:
     recorded = pool(3, 8, 20, [0.0, 0.9], [1, 100])
     assert max(simulate(recorded, Budget.of(10)).values()) <= 20
-    with pytest.raises(UserError, match="k 30 and cap 20"):
+    with pytest.raises(UserError, match="30 samples a question cannot be played on a record that has 20 of one"):
         simulate(recorded, Budget.of(30))
+    with pytest.raises(UserError, match="no finished question"):
+        compare([], Budget.of(30))
 
 
 @pytest.mark.parametrize(("k", "floor", "cap"), [(10, 0, 40), (10, 11, 40), (10, 5, 9)])

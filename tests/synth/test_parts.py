@@ -92,6 +92,9 @@ def texts(*answers: str) -> list[Text]:
 def test_agreement(solutions: list[Text], answer: str | None, votes: int, good: tuple[int, ...], tied: bool) -> None:
     found = agreement(solutions, Policy())
     assert (found.answer, found.votes, found.good, found.tied) == (answer, votes, good, tied)
+    words = found.votes_of(len(solutions))
+    assert words.startswith("none of " if answer is None else f"{votes} of ") and "None" not in words
+    assert words.endswith("as many for another") == tied
 
 
 def seen(near: float = 0.7):  # type: ignore[no-untyped-def]

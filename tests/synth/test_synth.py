@@ -130,6 +130,7 @@ def test_single_failures_are_left_for_another_time(tmp_path: Path) -> None:
         rates = Rates(retries=2, backoff_s=0.01, timeout_s=4)
         progress, totals, _ = work(server, tmp_path, rates)
         assert progress.failed == 1 and totals.problems == COUNT - 1
+        assert "500" in progress.last_failure  # the command tells it
         server.fault = lambda number: None
         progress, totals, _ = work(server, tmp_path, rates)
         assert progress.failed == 0 and totals.problems == COUNT
