@@ -18,6 +18,8 @@ from rftfast.errors import UserError
 
 STDIN = "-"
 _SHOWN = 60
+# How files begin that are often taken for JSONL, and what they are.
+_OTHER_FILES = {b"PAR1": "a Parquet file", b"\x1f\x8b": "a gzip file", b"\x28\xb5\x2f\xfd": "a zstd file"}
 
 
 @contextlib.contextmanager
@@ -63,8 +65,12 @@ def read_rows(file: Iterable[bytes], name: str) -> Iterator[tuple[int, int, dict
 
 
 def parse_row(line: bytes, name: str, number: int) -> dict[str, Any]:
-    """The JSON object of one line. Raises UserError, naming the line."""
+    """The JSON object of one line. Raises UserError, naming the line, or the file where it is none of text."""
     where = f"{name}, line {number}"
+    if number == 1:
+        for magic, kind in _OTHER_FILES.items():
+            if line.startswith(magic):
+                raise UserError(f"{name}: {kind}; only JSONL is read here, so write it as that: one {{…}} a line")
     try:
         row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:

@@ -203,8 +203,8 @@ def exclusive_shares(overlap: Mapping[str, Any]) -> str:
     title = "What one run alone found"
     caption = (
         f"All runs together found {overlap['distinct_sampled']:.2f} distinct lists a question "
-        f"({overlap['distinct_with_gold']:.2f} with the gold solution's), {overlap['found_by_all']:,} of them every run; "
-        "the paper's Figure 6."
+        f"({overlap['distinct_with_gold']:.2f} with the gold solution's); lists that every run found: "
+        f"{overlap['found_by_all']:,}. The paper's Figure 6."
     )
     description = "Share of the distinct lists only one run found: " + "; ".join(
         f"{name} {text}" for name, _, text in drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -199,6 +200,8 @@ def test_bad_rows_are_named_and_nothing_is_written(tmp_path: Path) -> None:
         refused(f"standard input, {words}", "verify", "-", "-o", out, stdin=good * 1000 + b"\n" + line + b"\n" + good)
     assert out.read_text() == "old"
     refused("no rows", "verify", "-")
+    refused("standard input: a Parquet file; only JSONL is read here", "verify", "-", stdin=b"PAR1\x15\x04\xff\xfe")
+    refused("standard input: a gzip file; only JSONL is read here", "select", "-", stdin=gzip.compress(good))
     refused("nowhere.jsonl: cannot be read", "verify", tmp_path / "nowhere.jsonl")
     refused("marker is 'middle'", "verify", "-", "--marker", "middle", stdin=good)
 
