@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rftfast.cli.lines import say
 from rftfast.cli.options import KvCacheDtype, Quantization
 
 if TYPE_CHECKING:
@@ -146,10 +147,10 @@ def _runs(
     drawn = []
     for jobs, label in zip(prepared, labels, strict=True):
         first = next(iter(jobs.values()))
-        console.print(
+        say(
+            console,
             f"{first.options.model}: {len(first.questions)} questions, prompt {first.template.name} with "
             f"{len(first.shots)} shots; samples in {out / label}",
-            highlight=False,
         )
         with _Bar(console) as bar:
             drawn.append(draw(jobs, out / label, engine, bar.update, where))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rftfast.cli import options
+from rftfast.cli.lines import labelled, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,8 +24,8 @@ _REPORT_EVERY_S = 0.25
 def sample(
     questions: str = typer.Option(
         None,
-        help="JSONL, JSON or Parquet file with question/answer, query/response, problem/solution or prompt/completion "
-        "columns, or a Hub dataset name. Default: 16 bundled questions.",
+        help="JSONL, JSON or Parquet file with question/answer, query/response, problem/solution, "
+        "prompt/completion or problem/answer columns, or a Hub dataset name. Default: 16 bundled questions.",
     ),
     model: str = typer.Option(
         "smollm2-135m-instruct",
@@ -161,16 +162,17 @@ def _show_job(console: Console, job: Job, path: Path, engine: dict[str, Any]) ->
     )
     sharing = "shared prefixes" if engine["prefix_share"] else "no sharing"
     source = o.questions or "bundled"
-    console.print(f"[bold]model[/]      {o.model} ({job.config.family}, {job.config.layers} layers)", highlight=False)
-    console.print(f"[bold]questions[/]  {len(job.questions)} ({source}), {_samples(job)}, {sharing}", highlight=False)
-    console.print(
-        f"[bold]prompt[/]     {job.template.name}, {len(job.shots)} shots; temperature {o.temperature}{filters}, "
+    labelled(console, "model", f"{o.model} ({job.config.family}, {job.config.layers} layers)")
+    labelled(console, "questions", f"{len(job.questions)} ({source}), {_samples(job)}, {sharing}")
+    labelled(
+        console,
+        "prompt",
+        f"{job.template.name}, {len(job.shots)} shots; temperature {o.temperature}{filters}, "
         f"at most {o.max_tokens} new tokens, seed {o.seed}",
-        highlight=False,
     )
-    console.print(f"[bold]run[/]        {path}", highlight=False)
-    for note in job.config.notes:
-        console.print(f"[yellow]note[/]       {note}", highlight=False)
+    labelled(console, "run", str(path))
+    for note in (*job.config.notes, *job.notes()):
+        labelled(console, "note", note, style="yellow")
 
 
 def _samples(job: Job) -> str:
@@ -181,7 +183,7 @@ def _samples(job: Job) -> str:
 
 def _show_memory(console: Console, lines: Sequence[str]) -> None:
     for i, line in enumerate(lines):
-        console.print(f"[bold]{'memory' if i == 0 else '':<10}[/] {line}", highlight=False)
+        labelled(console, "memory" if i == 0 else "", line)
 
 
 def _dry_run(console: Console, job: Job, where: dict[str, Any], engine: dict[str, Any]) -> None:
@@ -207,12 +209,13 @@ def _dry_run(console: Console, job: Job, where: dict[str, Any], engine: dict[str
     _show_memory(console, plan.lines())
     e = job.estimate()
     form = str(dtype).removeprefix("torch.") + fp8.marks(engine["quantization"], engine["kv_cache_dtype"])
-    console.print(f"[bold]dtype[/]      {form}", highlight=False)
-    console.print(
-        f"[bold]tokens[/]     {e['samples']:,} samples; prompts of {e['prompt_tokens_each']:,.0f} tokens: "
+    labelled(console, "dtype", form)
+    labelled(
+        console,
+        "tokens",
+        f"{e['samples']:,} samples; prompts of {e['prompt_tokens_each']:,.0f} tokens: "
         f"{e['prompt_tokens_shared']:,.0f} computed with sharing, {e['prompt_tokens_unshared']:,.0f} without; "
         f"at most {e['new_tokens_at_most']:,} new tokens",
-        highlight=False,
     )
     console.print("dry run: nothing was sampled or written")
 
@@ -223,15 +226,19 @@ def _run(console: Console, job: Job, path: Path, where: dict[str, Any], engine: 
 
     opened = open_engine(job.folder, engine, **where)
     _show_memory(console, opened.memory)
-    console.print(f"[bold]kernels[/]    {opened.kernels}, {opened.engine.dtype}", highlight=False)
+    labelled(console, "kernels", f"{opened.kernels}, {opened.engine.dtype}")
     if opened.places:
-        console.print(f"[bold]engines[/]    {', '.join(opened.places)}", highlight=False)
+        labelled(console, "engines", ", ".join(opened.places))
     notes = {name: value for name, value in (where | engine).items() if name not in ("dtype", "invariant")}
     with open_run(job, opened.engine, path, notes) as d:
         if d.resumed:
             console.print(f"going on: {len(d.done())} of {len(job.questions)} questions are stored")
-        with _Bar(console, job) as bar:
-            progress = run(job, opened.engine, d, bar.update)
+        try:
+            with _Bar(console, job) as bar:
+                progress = run(job, opened.engine, d, bar.update)
+        except KeyboardInterrupt:
+            typer.echo(f"what is stored stays; the same command with --out {path} goes on from there", err=True)
+            raise
         _summary(console, d.summary(), progress, path)
     _show_question(console, job, path)
 
@@ -279,9 +286,10 @@ def _percent(part: float, whole: float) -> str:
 
 
 def _summary(console: Console, stored: dict[str, Any], progress: Progress, path: Path) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("", "run", "this process", title=f"{path}", title_justify="left")
+    table = Table("", "run", "this process", title=escape(str(path)), title_justify="left")
     samples, questions = stored["samples"], stored["questions"]
     table.add_row("questions", f"{questions:,}", f"{progress.questions_done:,}")
     table.add_row("samples", f"{samples:,}", f"{progress.samples:,}")
@@ -322,7 +330,7 @@ def _summary(console: Console, stored: dict[str, Any], progress: Progress, path:
             f"the last samples dealt promised {progress.margin:.3f} new paths each",
         )
     console.print(table)
-    console.print(f"training rows: {path / 'rft.jsonl'}", highlight=False)
+    say(console, f"training rows: {path / 'rft.jsonl'}")
 
 
 def _show_question(console: Console, job: Job, path: Path) -> None:
