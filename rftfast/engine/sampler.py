@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from rftfast import ops as operations
@@ -22,7 +21,7 @@ from rftfast.engine.rng import sample_key
 from rftfast.engine.runner import Launched, Noise, Runner
 from rftfast.engine.scheduler import Scheduler, SequenceState, Step
 from rftfast.engine.stats import Meter, Stats, StepTimes
-from rftfast.engine.stops import StopStrings, cut
+from rftfast.engine.stops import Endings, StopStrings, cut
 from rftfast.engine.tree import PAGE, UNKNOWN, KVTree
 from rftfast.errors import UserError
 from rftfast.models.config import ModelConfig
@@ -34,7 +33,7 @@ from rftfast.models.tokenizer import Tokenizer
 from rftfast.models.weights import load_weights
 from rftfast.ops import fp8
 from rftfast.ops.kv import KVPool
-from rftfast.ops.stops import EOS, TEXT
+from rftfast.ops.stops import TEXT
 
 _END = object()
 _DTYPES = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32, "fp32": torch.float32}
@@ -101,9 +100,7 @@ class Sampler:
         self.on_step: Callable[[StepTimes], None] | None = None
         """Called after each step."""
         self._meter = Meter(self.scheduler, self.runner.seconds)
-        self._token_bytes: list[bytes] | None = None
-        self._stops: dict[tuple[str, ...], StopStrings] = {}
-        self._ends: dict[tuple[tuple[str, ...], bool], np.ndarray] = {}
+        self._endings = Endings(self.config.vocab_size, self.config.eos_ids, tokenizer.token_bytes)
         self._watch: Watch | None = None
         self._in_flight: _InFlight | None = None
         self._streaming = False
@@ -229,7 +226,7 @@ class Sampler:
         self._streaming = True
         more = True
         try:
-            self._watch = None if monitor is None else Watch(monitor, self._vocabulary_bytes())
+            self._watch = None if monitor is None else Watch(monitor, self._endings.token_bytes)
             source = iter(requests)
             while True:
                 while more and len(self.scheduler.waiting) < self.scheduler.max_running:
@@ -273,8 +270,7 @@ class Sampler:
     def _add(self, request: Request) -> None:
         self.check_request(request)
         p = request.params
-        stops = self._stop_strings(p.stop) if p.stop else None
-        ends = self._ending_tokens(p, stops)
+        stops, ends = self._endings.strings(p), self._endings.tokens(p)
         key = sample_key(p.seed, request.name)
         longest = min(p.max_tokens, self.config.max_positions - len(request.tokens))
         for index in request.indices():
@@ -283,27 +279,6 @@ class Sampler:
             self.scheduler.add(
                 SequenceState(payload, list(request.tokens), len(request.tokens), longest, share=self.prefix_share)
             )
-
-    def _stop_strings(self, stops: tuple[str, ...]) -> StopStrings:
-        if stops not in self._stops:
-            self._stops[stops] = StopStrings(stops, self._vocabulary_bytes())
-        return self._stops[stops]
-
-    def _ending_tokens(self, p: SamplingParams, stops: StopStrings | None) -> np.ndarray:
-        """uint8 [V]: which tokens end a path, and after which its text must be looked at (``ops.stops``)."""
-        if (p.stop, p.ignore_eos) not in self._ends:
-            flags = np.zeros(self.config.vocab_size, dtype=np.uint8)
-            if stops is not None and stops.triggers is not None:
-                flags[stops.triggers] = TEXT
-            if not p.ignore_eos:
-                flags[list(self.config.eos_ids)] |= EOS
-            self._ends[p.stop, p.ignore_eos] = flags
-        return self._ends[p.stop, p.ignore_eos]
-
-    def _vocabulary_bytes(self) -> list[bytes]:
-        if self._token_bytes is None:
-            self._token_bytes = self.tokenizer.token_bytes(self.config.vocab_size)
-        return self._token_bytes
 
     def _step(self) -> list[Generation]:
         """Launches a step and takes in the tokens of the one before (or of this one, unless steps run ahead)."""

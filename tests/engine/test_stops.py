@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rftfast.engine.stops import StopStrings, cut
+from rftfast.engine.params import SamplingParams
+from rftfast.engine.stops import Endings, StopStrings, cut
+from rftfast.ops.stops import EOS, TEXT
 
 VOCABULARY = [b"a", b"b", b"ab", b"ba", b"bab", b"", "é".encode(), "é".encode()[:1], "é".encode()[1:], b"\n\n", b"x\ny"]
 TEXTS = st.text("abé\n", min_size=1, max_size=4)
@@ -65,3 +67,21 @@ def test_no_stop_strings_never_stop():
 )
 def test_cut(text: str, stops: tuple[str, ...], expected: str) -> None:
     assert cut(text, stops) == expected
+
+
+def test_endings_are_made_once_for_equal_parameters() -> None:
+    asked: list[int] = []
+
+    def token_bytes(size: int) -> list[bytes]:
+        asked.append(size)
+        return VOCABULARY
+
+    endings = Endings(len(VOCABULARY), [1], token_bytes)
+    plain, last = SamplingParams(), VOCABULARY[2].decode()[-1]
+    assert endings.strings(plain) is None and endings.tokens(plain).nonzero()[0].tolist() == [1] and not asked
+    assert endings.tokens(SamplingParams(ignore_eos=True)).sum() == 0
+    one, other = (SamplingParams(stop=(last,), temperature=t) for t in (0.5, 1.0))
+    assert endings.tokens(one) is endings.tokens(other) and endings.strings(one) is endings.strings(other)
+    flags = endings.tokens(one)
+    assert asked == [len(VOCABULARY)] and flags[1] & EOS and flags[2] & TEXT
+    assert all(bool(flags[i] & TEXT) == (last.encode() in token) for i, token in enumerate(VOCABULARY))
