@@ -29,8 +29,15 @@ def select(
     Rows of a file have question_id (or question) and completion (or response) and, where known, sample_index, model,
     and a verdict or the gold answer. The result does not depend on the order of the rows.
     """
+    from rftfast.errors import UserError
     from rftfast.pipeline.files import select_pool
 
+    judging = (marker, equations, bare, math, stop or []) != ("last", "strict", False, False, [])
+    if judging and all(Path(source).is_dir() for source in sources):
+        raise UserError(
+            "the verdicts of a run stand, so --marker, --equations, --bare, --math and --stop would change nothing here; "
+            "judge it anew with: rftfast verify RUN … | rftfast select -"
+        )
     with options.open_pool(
         sources,
         marker=marker,

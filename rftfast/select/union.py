@@ -17,7 +17,7 @@ from rftfast.data.prompts import TEMPLATES, Template, manifest_is_chat
 from rftfast.data.records import Question, Verdict
 from rftfast.data.run_index import RunIndex
 from rftfast.errors import UserError
-from rftfast.verify import Policy, cut, extract_answer, find_equations, verify, verify_batch
+from rftfast.verify import Policy, cut, extract_answer, find_equations, parse_gold, verify, verify_batch
 from rftfast.verify.math import final_answer
 from rftfast.verify.numbers import canonical
 
@@ -311,15 +311,20 @@ class _Facts:
         """Take note of a gold answer: a solution (text with an answer behind a marker in it) or the bare answer."""
         if self.number is None:
             self.number, self.number_from = text, where
-        if not solution and _shown(text, policy) is None and final_answer(text, policy.marker, policy.markers) is None:
-            return
-        if self.gold is None:
-            self.gold, self._from = text.strip(), where
-        elif self.gold != text.strip():
-            raise UserError(
-                f"{where}: question {self.id!r} has another gold solution in {self._from}; "
-                "pool runs and files of the same questions only"
-            )
+        told = solution or _shown(text, policy) is not None
+        if told or final_answer(text, policy.marker, policy.markers) is not None:
+            if self.gold is None:
+                self.gold, self._from = text.strip(), where
+            elif self.gold != text.strip():
+                raise self._contrary("solution", where, self._from)
+        if _differ(text, self.number, policy):
+            raise self._contrary("answer", where, self.number_from)
+
+    def _contrary(self, what: str, where: str, earlier: str) -> UserError:
+        return UserError(
+            f"{where}: question {self.id!r} has another gold {what} in {earlier}; "
+            "pool runs and files of the same questions only"
+        )
 
     def user(self, sources: list[_Run | _File]) -> tuple[str | None, str]:
         """The question as a chat's user message has it: of a run with a chat template, in that template's words; and its system
@@ -342,6 +347,17 @@ def _shown(text: str, policy: Policy) -> str | None:
         return None if answer is None else answer.shown
     number = extract_answer(text, policy.marker, policy.markers)
     return None if number is None else canonical(number)
+
+
+def _differ(a: str, b: str, policy: Policy) -> bool:
+    """Whether two gold answers are different numbers; what is none (LaTeX), or stands behind a marker that does not count here,
+    is not compared."""
+    if a == b:
+        return False
+    try:
+        return parse_gold(a, policy.marker, policy.markers) != parse_gold(b, policy.marker, policy.markers)
+    except UserError:
+        return False
 
 
 def _natural(name: str) -> tuple[int, int, str]:

@@ -6,6 +6,8 @@ import json
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.cli.commands import refused, rftfast
 from tests.made_runs import QUESTIONS, random_paths, random_run, read_jsonl, write_jsonl
 
@@ -32,6 +34,12 @@ def test_runs_are_pooled(tmp_path: Path) -> None:
     assert len(every.stdout.splitlines()) > len(pooled)
     fewer = rftfast("select", *runs, "--key", "commutative")
     assert len(fewer.stdout.splitlines()) <= len(pooled)
+
+
+@pytest.mark.parametrize("policy", [["--bare"], ["--equations", "off"], ["--marker", "first"], ["--stop", "x"]])
+def test_a_policy_that_would_change_nothing_is_refused(tmp_path: Path, policy: list[str]) -> None:
+    run = random_run(tmp_path / "run")
+    refused("the verdicts of a run stand", "select", run, *policy)
 
 
 def test_verified_rows_can_be_piped_on(tmp_path: Path) -> None:

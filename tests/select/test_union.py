@@ -131,7 +131,11 @@ def test_runs_and_files_make_one_pool(tmp_path):
     """A file that has question texts alone meets a run whose ids are hashes of the same texts."""
     questions = [Question(question_hash(q.question), q.question, q.answer) for q in QUESTIONS[:2]]
     run = make_run(tmp_path / "run", {q.id: ["<<1+1=2>>\n#### 3"] for q in questions}, questions=questions)
-    rows = [{"question": q.question, "response": "two\n#### 3", "answer": "3"} for q in reversed(questions)]
+    golds = [q.answer.split("#### ")[1] for q in questions]
+    rows = [
+        {"question": q.question, "response": "two\n#### 3", "answer": gold}
+        for q, gold in zip(questions, golds, strict=True)
+    ][::-1]
     with Pool([str(run), str(write_jsonl(tmp_path / "in.jsonl", rows))]) as pool:
         found = list(pool)
         assert pool.unnumbered == 2
@@ -270,6 +274,14 @@ def test_keys(tmp_path):
         (
             [{"question_id": "1", "completion": "", "answer": f"so\n#### {i}"} for i in range(2)],
             "line 2: question '1' has another gold solution",
+        ),
+        (
+            [{"question_id": "1", "completion": f"#### {i}", "answer": str(i)} for i in range(2)],
+            "line 2: question '1' has another gold answer in ",
+        ),
+        (
+            [{"question_id": "1", "completion": "#### 1", "answer": answer} for answer in ("1.0", "so\n#### 1", "2")],
+            "line 3: question '1' has another gold answer in ",
         ),
         ([{"kind": "sample", "question_id": "1", "completion": ""}], "line 1: a part of a run directory"),
         (
