@@ -222,8 +222,9 @@ def _dry_run(console: Console, job: Job, where: dict[str, Any], engine: dict[str
 
 def _run(console: Console, job: Job, path: Path, where: dict[str, Any], engine: dict[str, Any]) -> None:
     from rftfast.pipeline.engines import open_engine
-    from rftfast.pipeline.sample import open_run, run
+    from rftfast.pipeline.sample import check_run, open_run, run
 
+    check_run(job, path)
     opened = open_engine(job.folder, engine, **where)
     _show_memory(console, opened.memory)
     labelled(console, "kernels", f"{opened.kernels}, {opened.engine.dtype}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from rftfast.errors import UserError
 RUN_FILE = "run.json"
 _FORMAT = 1
 _COMPARED = ("config", "fingerprints")
+# What the user changed where a fingerprint differs.
+_MAY_MEAN = {"questions": " (another or a changed file, or another --limit)"}
 
 
 def check_folder(path: Path) -> None:
@@ -66,20 +68,42 @@ def open_manifest(
         whole = {"format": _FORMAT, "started": started, **asked, **_plain({"versions": versions, "notes": notes})}
         write_atomic(file, [json.dumps(whole, indent=2, ensure_ascii=True).encode() + b"\n"])
         return False
+    _refuse_another(path, asked)
+    return True
+
+
+def check_manifest(
+    path: Path, config: Mapping[str, Any], fingerprints: Mapping[str, Any], *, unknown: Sequence[str]
+) -> None:
+    """Refuse what :func:`check_folder` and :func:`open_manifest` would, and write nothing: before anything slow is begun.
+
+    ``unknown``: fields of ``config`` that are not known yet and not compared.
+
+    Raises:
+        UserError: as those two.
+    """
+    check_folder(path)
+    if (path / RUN_FILE).exists():
+        _refuse_another(path, _plain({"config": config, "fingerprints": fingerprints}), unknown)
+
+
+def _refuse_another(path: Path, asked: Mapping[str, Any], unknown: Sequence[str] = ()) -> None:
     stored = read_manifest(path)
     differing = []
     for section in _COMPARED:
         old, new = _flat(stored[section]), _flat(asked[section])
         label = "fingerprint of " if section == "fingerprints" else ""
         for field in dict.fromkeys((*old, *new)):
+            if section == "config" and field in unknown:
+                continue
             if field not in old or field not in new or old[field] != new[field]:
-                differing.append(f"{label}{field} {_shown(old, field)} → {_shown(new, field)}")
+                why = _MAY_MEAN.get(field, "") if label else ""
+                differing.append(f"{label}{field} {_shown(old, field)} → {_shown(new, field)}{why}")
     if differing:
         raise UserError(
             f"{path} was made with another configuration: {', '.join(differing)};"
             " repeat the old options to go on with it, or choose another --out"
         )
-    return True
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

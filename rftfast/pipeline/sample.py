@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rftfast.data.manifest import check_manifest
 from rftfast.data.records import Completion, Question, Verdict
 from rftfast.data.run_dir import RunDir
 from rftfast.data.run_index import StoredQuestions
@@ -86,6 +87,11 @@ class _Open:
     """Paths asked for and not judged yet."""
     arrived: list[Generation] = field(default_factory=list)
     """Those of them that are there."""
+
+
+def check_run(job: Job, path: Path) -> None:
+    """Raises UserError for a folder that :func:`open_run` would refuse, as far as that is known before the model is loaded."""
+    check_manifest(path, job.identity(), job.fingerprints(), unknown=("dtype", "invariant"))
 
 
 def open_run(job: Job, sampler: Engine, path: Path, notes: Mapping[str, Any]) -> RunDir:

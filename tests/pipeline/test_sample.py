@@ -21,7 +21,7 @@ from rftfast.engine.stats import Stats
 from rftfast.errors import UserError
 from rftfast.pipeline.files import select_pool
 from rftfast.pipeline.job import Job, SampleOptions, prepare
-from rftfast.pipeline.sample import Progress, open_run, run
+from rftfast.pipeline.sample import Progress, check_run, open_run, run
 from rftfast.select.union import Pool
 from tests.tiny_model import write_tiny_llama
 
@@ -229,6 +229,26 @@ def test_notes_say_what_may_not_be_meant(job: Job, tmp_path: Path) -> None:
     ]
     assert f"leaves {room} for a path" in found[2]
     assert prepare(replace(job.options, temperature=0.0, k=1)).notes() == []
+
+
+def test_another_job_is_refused_before_the_model_is_loaded(job: Job, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    check_run(job, path)  # nothing there, nothing made
+    assert not path.exists()
+    identity = job.identity() | {"dtype": "float32", "invariant": True}
+    RunDir.open(path, identity, job.fingerprints(), {}).close()
+    check_run(job, path)
+    with pytest.raises(UserError, match=r"temperature 0\.7 → 0\.9; repeat"):
+        check_run(prepare(replace(job.options, temperature=0.9)), path)
+    with pytest.raises(
+        UserError, match=r"fingerprint of questions .* \(another or a changed file, or another --limit\); rep"
+    ):
+        check_run(prepare(replace(job.options, limit=2)), path)
+    with pytest.raises(UserError, match="early_stop"):
+        check_run(prepare(replace(job.options, early_stop=True)), path)
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="not a run directory"):
+        check_run(job, tmp_path)
 
 
 def test_estimate_counts_tokens(job: Job) -> None:
