@@ -116,7 +116,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); name the folder of a run") from error
+        inside = sorted(item.parent for item in path.glob(f"*/{RUN_FILE}"))  # of an evaluation, say
+        mend = f"it holds runs, name those, such as {inside[0]}" if inside else "name the folder of a run"
+        raise UserError(f"{file}: cannot be read ({error.strerror}); {mend}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: damaged (invalid JSON); put it back from a copy or choose another --out") from error
     if not isinstance(value, dict) or not all(isinstance(value.get(section), dict) for section in _COMPARED):

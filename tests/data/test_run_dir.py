@@ -201,6 +201,15 @@ def test_damaged_run_json(tmp_path, text):
         open_run(tmp_path)
 
 
+def test_a_folder_of_runs_names_one(tmp_path):
+    do_run(tmp_path / "seed-0")
+    do_run(tmp_path / "greedy")
+    with pytest.raises(UserError, match=r"it holds runs, name those, such as .*greedy$"):
+        list(RunDir.read_questions(tmp_path))
+    with pytest.raises(UserError, match="name the folder of a run"):
+        list(RunDir.read_questions(tmp_path / "greedy" / "samples"))
+
+
 def test_run_json_of_another_format_or_lost(tmp_path):
     do_run(tmp_path)
     file = tmp_path / "run.json"
