@@ -71,6 +71,7 @@ def main() -> None:
     # A thread that waits for its partner spins for about 20 µs and then sleeps. OpenMP's own default spins for
     # milliseconds, which starves the partner as soon as any other program wants a core.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    sys.argv[1:] = map(_at_home, sys.argv[1:])
     try:
         app()
     except UserError as error:
@@ -82,6 +83,14 @@ def main() -> None:
         if ended.code == _INTERRUPTED:
             _interrupted()
         raise
+
+
+def _at_home(argument: str) -> str:
+    """``~/…`` is the home folder wherever a path is given: a shell leaves it as it is behind ``--out=``."""
+    option, equals, value = argument.partition("=")
+    if not (equals and option.startswith("--")):
+        option, equals, value = "", "", argument
+    return option + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
 
 
 def _interrupted() -> NoReturn:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rftfast.cli import main
 from tests.cli.commands import ENVIRONMENT, ROOT, rftfast
 from tests.made_runs import QUESTIONS, random_run
 from tests.tiny_model import write_tiny_llama
@@ -55,6 +56,21 @@ def test_a_long_path_is_not_broken(odd: Path) -> None:
     path = odd / ("long" * 50)
     text = shown(odd, "sample", "--model", odd / "model[bold]", "--shots", 0, "--dry-run", "--out", path)
     assert f"{path}\n" in text
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind ``--out=`` no shell puts the home folder in its place, and a folder named ~ was made."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    here.mkdir()
+    random_run(home / "run")
+    monkeypatch.setitem(ENVIRONMENT, "HOME", str(home))
+    assert "written" in rftfast("select", "~/run", "--out=~/rows.jsonl", cwd=here).stderr
+    shown(here, "stats", "~/run", "--json=~/stats.json")
+    shown(here, "report", "~/run", "--out=~/page.html")
+    assert {path.name for path in home.iterdir()} == {"run", "rows.jsonl", "stats.json", "page.html"}
+    assert list(here.iterdir()) == []
+    assert main._at_home("--stop=~") == "--stop=~"
+    assert main._at_home("a=~/b") == "a=~/b"  # of --set; a study's paths are its own matter
 
 
 @pytest.mark.parametrize("times", [1, 2])
