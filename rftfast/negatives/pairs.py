@@ -220,6 +220,8 @@ def _row(
 def _solutions(stored: StoredQuestion, options: PairOptions) -> list[_Solution]:
     """Correct solutions in the order in which they are chosen."""
     if options.chosen == "gold":
+        if stored.answer_only:  # nobody should learn to prefer a bare number
+            return []
         return [_Solution(stored.begin + stored.gold, True, "gold", None)]
     kept = [Response.of(row) for row in stored.samples if row["kept"]]
     random.Random(f"{options.seed} {stored.id}").shuffle(kept)

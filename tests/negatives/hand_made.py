@@ -79,13 +79,14 @@ def rolled(*responses: Rolled, states: Sequence[State], sampled: tuple[int, int]
     return RolledQuestion("q", "Q: 2 and 3, doubled?\nA:", " ", QUESTION.answer, sampled, responses, tuple(states))
 
 
-def make_run(path: Path, samples: list[tuple[str, str]] = SAMPLES) -> Path:
+def make_run(path: Path, samples: list[tuple[str, str]] = SAMPLES, *, answer_only: bool = False) -> Path:
     with RunDir.open(path, CONFIG, {"model": "m", "tokenizer": "t", "questions": "q"}, {}, notes={"model": "m"}) as run:
         completions = [Completion("q", i, text, (1, 2), -1.0, reason) for i, (text, reason) in enumerate(samples)]
         verdicts = [verify(c.text, "10", truncated=c.finish_reason == "length") for c in completions]
         good = [i for i, verdict in enumerate(verdicts) if verdict.correct]
         kept = [good[i] for i in select_paths([completions[i].text for i in good])]
-        run.add(QUESTION, completions, verdicts, kept, prompt="Q: 2 and 3, doubled?\nA:", begin=" ")
+        prompt = "Q: 2 and 3, doubled?\nA:"
+        run.add(QUESTION, completions, verdicts, kept, prompt=prompt, begin=" ", answer_only=answer_only)
         run.finish(["q"])
     return path
 

@@ -60,6 +60,13 @@ def test_paper_with_the_gold_solution(tmp_path: Path) -> None:
     ] * 2
 
 
+def test_a_gold_answer_without_a_solution_is_never_chosen(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", answer_only=True)
+    with pytest.raises(UserError, match=r"not one pair \(2 × no correct solution\)"):
+        pairs(tmp_path, "paper", question(), chosen="gold")
+    assert len(pairs(tmp_path, "paper", question())) == 2
+
+
 def test_a_pit_at_the_end_ends_the_answer(tmp_path: Path) -> None:
     hopeful = rolled(response(1), states=[state("+++++")] * 3)
     (row,) = pairs(tmp_path, "paper", hopeful)
