@@ -32,6 +32,16 @@ def load_ND(at_ND, in_D, HEAD_DIM: tl.constexpr, D_BLOCK: tl.constexpr):
 
 
 @triton.jit
+def queries(q_MD, FLOAT8: tl.constexpr):
+    """As they are multiplied with keys. With those in float8, bfloat16 becomes float16, which holds each e4m3 number, too, and
+    which one instruction makes of two of them (bfloat16 takes seven, two of them slow). Beyond 65,504 a query is infinite."""
+    if FLOAT8 and q_MD.dtype == tl.bfloat16:
+        return q_MD.to(tl.float16)
+    else:
+        return q_MD
+
+
+@triton.jit
 def fold(q_MD, k_ND, v_ND, keep_MN, scale2, m_M, l_M, acc_MD, PRECISION: tl.constexpr):
     """The state after the block's keys, of those where ``keep_MN`` [M or 1, N]. ``scale2``: scale * log2 e, positive.
 

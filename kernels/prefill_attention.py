@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rftfast.kernels.online_softmax import NO_KEY, attention_variants, fold, load_ND, tile_options
+from rftfast.kernels.online_softmax import NO_KEY, attention_variants, fold, load_ND, queries, tile_options
 from rftfast.kernels.variant import Variant
 
 
@@ -53,7 +53,7 @@ def prefill_attention(
     column_MD = ((head * GROUP + offs_M % GROUP) * HEAD_DIM)[:, None] + offs_D[None, :]
     row64_M = (first + row_M).to(tl.int64)
     page_N = tl.load(pages + offs_N // PAGE, mask=offs_N < keys, other=0)
-    q_MD = tl.load(q + (row64_M * q_stride)[:, None] + column_MD, mask=live_MD, other=0.0)
+    q_MD = queries(tl.load(q + (row64_M * q_stride)[:, None] + column_MD, mask=live_MD, other=0.0), FLOAT8)
 
     if FLOAT8:
         scale2 *= tl.load(scales + head * 2)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rftfast.kernels.online_softmax import NO_KEY, attention_variants, fold, load_ND, tile_options
+from rftfast.kernels.online_softmax import NO_KEY, attention_variants, fold, load_ND, queries, tile_options
 from rftfast.kernels.variant import Variant
 
 
@@ -60,7 +60,7 @@ def prefix_attention(
         packed_M = tl.load(tile_heads + tile * TILE_M + offs_M)
         live_M = packed_M >= 0
         q_M = q + (packed_M // GROUP).to(tl.int64) * q_stride + (head * GROUP + packed_M % GROUP) * HEAD_DIM
-        q_MD = tl.load(q_M[:, None] + offs_D[None, :], mask=live_M[:, None] & in_D[None, :], other=0.0)
+        q_MD = queries(tl.load(q_M[:, None] + offs_D[None, :], mask=live_M[:, None] & in_D[None, :], other=0.0), FLOAT8)
         its_scale2 = scale2
         if FLOAT8:
             its_scale2 *= tl.load(scales + head * 2)  # that of values is the suffix launch's affair

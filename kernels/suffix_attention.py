@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rftfast.kernels.online_softmax import NO_KEY, attention_variants, fold
+from rftfast.kernels.online_softmax import NO_KEY, attention_variants, fold, queries
 from rftfast.kernels.variant import Variant
 
 
@@ -62,7 +62,7 @@ def suffix_attention(
     live_MD = (offs_M < GROUP)[:, None] & in_D[None, :]
     place_MD = (head * GROUP + offs_M)[:, None] * HEAD_DIM + offs_D[None, :]
     page_N = tl.load(pages + (prefix + offs_N) // PAGE, mask=prefix + offs_N < keys, other=0)
-    q_MD = tl.load(q + row.to(tl.int64) * q_stride + place_MD, mask=live_MD, other=0.0)
+    q_MD = queries(tl.load(q + row.to(tl.int64) * q_stride + place_MD, mask=live_MD, other=0.0), FLOAT8)
 
     stats_M = stats + (row.to(tl.int64) * (KV_HEADS * GROUP) + head * GROUP + offs_M) * 2
     partial_MD = partial + row.to(tl.int64) * (KV_HEADS * GROUP * HEAD_DIM) + place_MD

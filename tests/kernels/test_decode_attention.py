@@ -34,16 +34,18 @@ def test_the_sizes_of_real_runs(dtype):
     case.check(attend(case, work))
 
 
-@pytest.mark.parametrize(("shape", "dtype"), [(SHAPES[i], DTYPES[i % 3]) for i in (1, 2, 4, 6)], ids=str)
-def test_float8_gives_the_bits_of_its_numbers_in_the_queries_type(shape, dtype):
-    """Scales are powers of two: nothing is rounded when they are multiplied with sums rather than numbers."""
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[4], SHAPES[6]], ids=str)
+def test_float8_is_its_numbers_in_the_queries_type(shape, dtype):
+    """To the bit where that is what they are multiplied in: scales are powers of two, so that nothing is rounded when they are
+    multiplied with sums rather than numbers."""
     rng = np.random.default_rng(shape)
     case = Case.random(random_paths(rng, leaves=7, depth=3), *shape, dtype).in_float8()
-    shape = shape_for(case)
-    wide = case.widened()
-    expected = attend(wide, listed(wide, shape))
-    wide.check(expected)
-    assert torch.equal(attend(case, listed(case, shape)), expected)
+    wide, lists = case.widened(), shape_for(case)
+    found = attend(case, listed(case, lists))
+    wide.check(found)
+    if dtype != torch.bfloat16:
+        assert torch.equal(found, attend(wide, listed(wide, lists)))
 
 
 @pytest.mark.parametrize("keys", [1, 2, 15, 16, 17, 32, 33, 64, 65])
