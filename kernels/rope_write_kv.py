@@ -90,7 +90,8 @@ def rope_write_kv(
     high_HD = tl.where(is_v_H[:, None], v_high_HD, turned_high_HD).to(dtype)
     if FLOAT8:  # of the numbers that would be stored, so that rounding those gives the same
         scale_H = tl.load(scales + kv_head_H * 2 + plane_H, mask=is_k_H | is_v_H, other=1.0)
-        inverse_H1 = tl.div_rn(tl.full([HEAD_BLOCK], 1.0, tl.float32), scale_H)[:, None]  # exact: a power of two
+        # A power of two: its exponent and that of its inverse add up to twice 127.
+        inverse_H1 = (0x7F000000 - scale_H.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)[:, None]
         tl.store(to_HD, (low_HD.to(tl.float32) * inverse_H1).to(kv.dtype.element_ty), mask=kv_HD)
         tl.store(to_HD + HALF, (high_HD.to(tl.float32) * inverse_H1).to(kv.dtype.element_ty), mask=kv_HD)
     else:

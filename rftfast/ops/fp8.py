@@ -32,8 +32,9 @@ _ARCH = (8, 9)  # compute capability: the first with float8 products
 def quantize(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """``x`` [R, C] -> float8 [R, C] and scales [R, 1] float32; ``x`` is nearly their product."""
     wide = x.float()
-    scale = wide.abs().amax(1, keepdim=True).clamp(min=LEAST) / LARGEST
-    return (wide / scale).to(torch.float8_e4m3fn), scale
+    largest = wide.abs().amax(1, keepdim=True).clamp(min=LEAST)
+    inverse = torch.tensor(LARGEST) / largest  # rounded once: of a plain number torch multiplies the reciprocal
+    return (wide * inverse).to(torch.float8_e4m3fn), largest / LARGEST
 
 
 def missing(device: torch.device | str, invariant: bool) -> str | None:
