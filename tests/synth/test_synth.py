@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -170,11 +171,10 @@ def test_the_key_is_in_no_message_log_or_file(
 def test_retry_after_holds_all_requests_back(tmp_path: Path) -> None:
     with serving(lambda number: "429 1.5" if number == 10 else None) as server:
         work(server, tmp_path, concurrency=4)
-    refused = server.times[10]
-    # Those that were on their way when it came may still arrive.
-    later = [t - refused for t in server.times[11:]]
-    assert sum(t < 0.7 for t in later) <= 3
-    assert not any(0.7 <= t < 1.45 for t in later) and max(later) > 1.45
+    times = server.times[10:]
+    # Until the refusal is back, which takes its time on a busy machine, the others may still ask; then nobody does.
+    silence, asked = max((after - before, i) for i, (before, after) in enumerate(itertools.pairwise(times)))
+    assert silence > 1.2 and asked <= 9 and times[asked + 1] - times[0] > 1.45
 
 
 def test_so_many_requests_at_a_time_and_no_more(tmp_path: Path) -> None:
