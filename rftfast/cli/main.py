@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from types import FrameType
 from typing import NoReturn
 
 import typer
@@ -28,7 +29,7 @@ from rftfast.cli import (
 )
 from rftfast.errors import UserError
 
-_INTERRUPTED = 130
+_INTERRUPTED = 128 + signal.SIGINT
 
 app = typer.Typer(
     name="rftfast",
@@ -67,21 +68,33 @@ def _main(
 
 
 def main() -> None:
-    """Bad input ends in one line on stderr and exit status 2; Ctrl-C in one line and 130."""
+    """Bad input ends in one line on stderr and exit status 2; Ctrl-C and SIGTERM in one line and 128 + signal.
+
+    Both unwind, so that finished questions that wait for their part are stored.
+    """
     # A thread that waits for its partner spins for about 20 µs and then sleeps. OpenMP's own default spins for
     # milliseconds, which starves the partner as soon as any other program wants a core.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     sys.argv[1:] = map(_at_home, sys.argv[1:])
+    ended_by = [signal.SIGINT]
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+        ended_by[0] = signal.SIGTERM
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        _interrupted()
+        _interrupted(ended_by[0])
     except SystemExit as ended:  # typer makes this of a KeyboardInterrupt, and says nothing
         if ended.code == _INTERRUPTED:
-            _interrupted()
+            _interrupted(ended_by[0])
         raise
 
 
@@ -93,10 +106,10 @@ def _at_home(argument: str) -> str:
     return option + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
 
 
-def _interrupted() -> NoReturn:
+def _interrupted(by: signal.Signals) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what Python still does, without a traceback
-    print("interrupted", file=sys.stderr)
-    sys.exit(_INTERRUPTED)
+    print("interrupted" if by == signal.SIGINT else "terminated", file=sys.stderr)
+    sys.exit(128 + by)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rftfast.cli import main
+from rftfast.data.run_dir import RunDir
 from tests.cli.commands import ENVIRONMENT, ROOT, rftfast
 from tests.made_runs import QUESTIONS, random_run
 from tests.tiny_model import write_tiny_llama
@@ -73,8 +74,8 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert main._at_home("a=~/b") == "a=~/b"  # of --set; a study's paths are its own matter
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_an_interrupt_ends_in_a_line_that_says_how_to_go_on(odd: Path, tmp_path: Path, times: int) -> None:
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)])
+def test_a_signal_ends_it_in_a_line_that_says_how_to_go_on(odd: Path, tmp_path: Path, number: int, times: int) -> None:
     rows = [{"question": f"What is {i}?", "answer": "#### 1"} for i in range(400)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["sample", "--model", odd / "model[bold]", "--questions", tmp_path / "q.jsonl", "--shots", 0, "--k", 64]
@@ -90,13 +91,13 @@ def test_an_interrupt_ends_in_a_line_that_says_how_to_go_on(odd: Path, tmp_path:
         assert process.poll() is None
         time.sleep(0.02)
     for _ in range(times):
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         time.sleep(0.02)
     _, said = process.communicate(timeout=60)
     (out,) = (tmp_path / "runs").iterdir()
     assert "Traceback" not in said.decode(), said.decode()
     if times == 1:
-        assert process.returncode == 130
+        assert process.returncode == 128 + number
         assert f"--out {out.relative_to(tmp_path)}" in said.decode()
-        assert said.decode().endswith("interrupted\n")
-    assert list(out.glob("samples/part-*"))
+        assert said.decode().endswith("interrupted\n" if number == signal.SIGINT else "terminated\n")
+    assert list(RunDir.read_questions(out)), "whole parts alone"
