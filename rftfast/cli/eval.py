@@ -63,7 +63,9 @@ def evaluate(
     max_batch: int = typer.Option(
         None, help="Paths drawn at the same time. Default: 256 on CPUs (at most 512), 1024 on GPUs (at most 4096)."
     ),
-    backend: str = typer.Option("auto", help="auto, native or reference: which implementation of the operations."),
+    backend: str = typer.Option(
+        "auto", help="auto, native, triton, cuda or reference: which implementation of the operations."
+    ),
 ) -> None:
     """Greedy accuracy (maj1@1), the vote of k paths (maj1@k) and pass@k, with 95 % intervals.
 

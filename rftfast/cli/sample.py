@@ -84,7 +84,9 @@ def sample(
     max_batch: int = typer.Option(
         None, help="Paths drawn at the same time. Default: 256 on CPUs (at most 512), 1024 on GPUs (at most 4096)."
     ),
-    backend: str = typer.Option("auto", help="auto, native or reference: which implementation of the operations."),
+    backend: str = typer.Option(
+        "auto", help="auto, native, triton, cuda or reference: which implementation of the operations."
+    ),
     dry_run: bool = typer.Option(False, help="Print the resolved configuration, memory plan and token estimate only."),
 ) -> None:
     """Draw k paths a question, keep the right ones, one for each list of equations, in a run directory.
