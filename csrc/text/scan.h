@@ -100,18 +100,26 @@ size_t hashes(View<C> t, size_t i, Marks& marks, bool wanted) {
   return i + run;
 }
 
-// Whether a line that begins with (blanks and stars and) "A:" or "Answer:" has its colon at i.
+// Whether a line that begins with "A:", "Answer:", "Final answer:" or "Final Answer:" has its colon at i. Before them may stand
+// up to three '#' and a blank, as of a heading, and up to eight blanks and stars.
 template <class C>
 bool is_line_a(View<C> t, size_t i) {
   size_t s;
   if (i >= 1 && t.p[i - 1] == 'A')
     s = i - 1;
+  else if (i >= 12 && (t.holds(i - 12, "Final Answer") || t.holds(i - 12, "Final answer")))
+    s = i - 12;
   else if (i >= 6 && t.holds(i - 6, "Answer"))
     s = i - 6;
   else
     return false;
-  for (int k = 0; k < 8 && s > 0 && (is_blank(t.p[s - 1]) || t.p[s - 1] == '*'); ++k) --s;
-  return s == 0 || t.p[s - 1] == '\n';
+  int blanks = 0;
+  for (; blanks < 9 && s > 0 && (is_blank(t.p[s - 1]) || t.p[s - 1] == '*'); ++blanks) --s;
+  if (blanks <= 8 && (s == 0 || t.p[s - 1] == '\n')) return true;
+  if (blanks == 0 || t.p[s] != ' ') return false;
+  int heading = 0;
+  for (; heading < 3 && s > 0 && t.p[s - 1] == '#'; ++heading) --s;
+  return heading > 0 && (s == 0 || t.p[s - 1] == '\n');
 }
 
 // Whether "The (final |correct )answer is" has its w at i.

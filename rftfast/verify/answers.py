@@ -1,7 +1,8 @@
 """The final answer of a solution: which marker counts, and the number behind it.
 
-Four markers are known: ``#### 18`` (GSM8K), a line that starts with ``A:``, ``The answer is``, and ``\\boxed{18}``. A
-marker counts only where a number follows it, so that an unfinished ``#### `` at the end does not hide the answer before.
+Four markers are known: ``#### 18`` (GSM8K), a line that starts with ``A:`` (``Answer:``, ``### Final answer:``), ``The answer
+is``, and ``\\boxed{18}``. A marker counts only where a number follows it, so that an unfinished ``#### `` at the end does not
+hide the answer before.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ MAX_MARKERS = 64
 _MAX_BOX = 400
 _PATTERNS = {
     "####": r"####",
-    "A:": r"(?m:^)[ \t*]{0,8}(?:A|Answer):",
+    "A:": r"(?m:^)(?:#{1,3} )?[ \t*]{0,8}(?:A|Answer|Final [Aa]nswer):",
     "The answer is": r"[Tt]he (?:final |correct )?answer is",
     "\\boxed": r"\\boxed ?\{",
 }
 # What a text must hold for the marker to be worth a search: the common text has one kind, found at memory speed.
-_HINTS = {"####": ("####",), "A:": ("A:", "Answer:"), "The answer is": ("answer is",), "\\boxed": ("\\boxed",)}
+_HINTS = {"####": ("####",), "A:": ("A:", "nswer:"), "The answer is": ("answer is",), "\\boxed": ("\\boxed",)}
 _LATEX_SPACES = re.compile(r"\{,\}|\\[,!;: ]")
 # The answer mostly ends the text, and the samples of a question end alike: such an end is read once.
 _SHORT = 32

@@ -33,6 +33,20 @@ LAST = [
     (r"\boxed{x}", None),
     (r"\boxed{18", None),
     ("DNA: 18", None),
+    ("### Answer: 18", 18),
+    ("so\n# **Final Answer:** 18", 18),
+    ("**Final answer:** $18", 18),
+    ("\t ** Answer: 18", 18),
+    ("#         Answer: 18", 18),  # a blank of the heading and eight more
+    ("#          Answer: 18", None),
+    ("         Answer: 18", None),
+    ("#### Answer: 18", None),  # GSM8K's marker, without a number
+    ("#Answer: 18", None),
+    ("#\tAnswer: 18", None),
+    (" # Answer: 18", None),
+    ("My Final answer: 18", None),
+    ("final answer: 18", None),
+    ("Final  answer: 18", None),
     ("Train A: 60 mph", None),
     # NUL ends the text
     ("#### 18\0#### 19", 18),
