@@ -213,5 +213,6 @@ def _no_columns(names: Sequence[str]) -> str:
         return f"holds pairs of answers (found {found}); train on them with train/dpo.py"
     if "kind" in names:
         return "is a part of a run directory; name the run's folder instead"
-    wanted = "prompt/completion, messages, or " + ", ".join("/".join(pair) for pair in COLUMNS[:3])
+    pairs = [pair for pair in COLUMNS if pair != ("prompt", "completion")]
+    wanted = "prompt/completion, messages, or " + ", ".join("/".join(pair) for pair in pairs)
     return f"no columns to train on (found {found}); use {wanted}"

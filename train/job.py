@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from rftfast.train.validation import validation_documents
 
 # Templates that can be told from the prompts they make.
 TELLING = (TEMPLATES["gsm8k"], TEMPLATES["alpaca"])
+_NUMBER = re.compile(r"\s*[-+$]{0,2}\d[\d,. /]{0,40}%?\s*")
 _OURS = ("checkpoints", "logs", "model", "tensorboard", "wandb", "metrics.jsonl", "stopped.jsonl", "loss.png", RUN_FILE)
 
 
@@ -158,7 +160,7 @@ def prepare(config: TrainConfig, method: str) -> Job:
     check_fits(kept, base, config)
     held_out, told = validation_documents(config, base, template, kept)
     stored = None if template is None else replace(template, shots=0, stop=())
-    notes = [*notes, *told, *repeated(kept), *_same_model(config, base)]
+    notes = [*notes, *told, *_bare_numbers(examples), *repeated(kept), *_same_model(config, base)]
     return Job(config, method, base, stored, tuple(kept), tuple(notes), held_out)
 
 
@@ -225,6 +227,13 @@ def _read(config: TrainConfig, base: Base) -> tuple[list[Example], Template | No
             note += f'; of bare questions as messages it is a file.json with {{"prompt": "{{question}}", "chat": true{system}}}'
         return examples, None, [note]
     return examples, template, []
+
+
+def _bare_numbers(examples: Sequence[Example]) -> list[str]:
+    """It may be meant; a file of questions and final answers is easily taken for one of solutions."""
+    bare = sum(_NUMBER.fullmatch(e.completion) is not None for e in examples)
+    told = f"{bare:,} of {len(examples):,} completions are a number alone: they teach to answer without reasoning"
+    return [told] * bool(bare)
 
 
 def _bare_chat(examples: Sequence[Example]) -> str | None:

@@ -136,7 +136,7 @@ def messages(root, *contents, system=None):
     settings = {"eos_token": "<end>", "chat_template": "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"}
     (base / "tokenizer_config.json").write_text(json.dumps(settings))
     first = [] if system is None else [{"role": "system", "content": system}]
-    turns = [[*first, {"role": "user", "content": c}, {"role": "assistant", "content": "1"}] for c in contents]
+    turns = [[*first, {"role": "user", "content": c}, {"role": "assistant", "content": "It is 1."}] for c in contents]
     file = root / "messages.jsonl"
     file.write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
     return {"model": str(base), "data": str(file), "max_length": 400, "row_tokens": 400}
@@ -166,3 +166,13 @@ def test_messages_are_checked_against_the_template_that_is_named(tmp_path):
     assert job.base.tokenizer.decode(job.documents[0].tokens).startswith("[Be terse.][")
     with pytest.raises(UserError, match="is not made with the template"):
         prepare(config(tmp_path, **messages(tmp_path, "1+1?"), prompt=str(tmp_path / "terse.json")), "sft")
+
+
+def test_bare_answers_are_told(tmp_path):
+    """A file of questions and final answers is easily taken for one of solutions."""
+    answers = ["18", " $1,080.50", "-3/4", "20%", "It is 3*6 = 18.\n#### 18", "#### 18", "18 apples"]
+    rows = [{"question": f"How many, {i}?", "answer": answer} for i, answer in enumerate(answers)]
+    data = tmp_path / "bare.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = [note for note in prepare(config(tmp_path, data=str(data)), "sft").notes if "number alone" in note]
+    assert told == ["4 of 7 completions are a number alone: they teach to answer without reasoning"]
