@@ -76,7 +76,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_a_signal_ends_it_in_a_line_that_says_how_to_go_on(odd: Path, tmp_path: Path, number: int, times: int) -> None:
-    rows = [{"question": f"What is {i}?", "answer": "#### 1"} for i in range(400)]
+    rows = [{"question": f"What is {i}?", "answer": "#### 1"} for i in range(5000)]  # minutes of work
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["sample", "--model", odd / "model[bold]", "--questions", tmp_path / "q.jsonl", "--shots", 0, "--k", 64]
     process = subprocess.Popen(
