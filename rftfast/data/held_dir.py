@@ -10,11 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from rftfast.data.atomic import append_whole
 from rftfast.data.lock import RunLock
 from rftfast.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -91,7 +91,7 @@ def read_study(name: str, settings: Mapping[str, str] | None = None) -> StudySpe
         if name not in shipped():
             raise UserError(f"study {name!r}: no such file, and none of that name ships ({_named()})")
         source = f"study {name}"
-        text = resources.files("rftfast.study").joinpath("studies", f"{name}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("rftfast.study") / "studies" / f"{name}.yaml").read_text(encoding="utf-8")
     return _study(_parse(text, source), source, name, dict(settings or {}))
 
 
