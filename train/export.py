@@ -100,6 +100,11 @@ def export(
 
 def _save(model: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
     """transformers' files. A disk that refuses shows as the ``OSError`` it is, which safetensors tells in words of its own."""
+    from transformers import GenerationConfig
+
+    settings = getattr(model, "generation_config", None)
+    if settings is not None:  # written by us; of some that published models have, transformers refuses to write them
+        model.generation_config = GenerationConfig()
     try:
         model.save_pretrained(folder, state_dict=weights)
     except SafetensorError as error:
@@ -107,6 +112,9 @@ def _save(model: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+    finally:
+        if settings is not None:
+            model.generation_config = settings
 
 
 def _write_settings(folder: Path, base: Base, dtype: torch.dtype) -> None:
