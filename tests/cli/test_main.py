@@ -74,6 +74,11 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert main._at_home("a=~/b") == "a=~/b"  # of --set; a study's paths are its own matter
 
 
+def not_in_the_background() -> None:
+    """What a shell starts with & ignores SIGINT, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_a_signal_ends_it_in_a_line_that_says_how_to_go_on(odd: Path, tmp_path: Path, number: int, times: int) -> None:
     rows = [{"question": f"What is {i}?", "answer": "#### 1"} for i in range(5000)]  # minutes of work
@@ -85,15 +90,19 @@ def test_a_signal_ends_it_in_a_line_that_says_how_to_go_on(odd: Path, tmp_path: 
         env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        preexec_fn=not_in_the_background,
     )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/*/samples/part-*")) and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.02)
-    for _ in range(times):
-        os.kill(process.pid, number)
-        time.sleep(0.02)
-    _, said = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("runs/*/samples/part-*")) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.02)
+        for _ in range(times):
+            os.kill(process.pid, number)
+            time.sleep(0.02)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     (out,) = (tmp_path / "runs").iterdir()
     assert "Traceback" not in said.decode(), said.decode()
     if times == 1:
