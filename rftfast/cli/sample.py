@@ -206,7 +206,7 @@ def _dry_run(console: Console, job: Job, where: dict[str, Any], engine: dict[str
         kv_memory=kv,
         batch=batch,
         quantization=engine["quantization"],
-        kv_dtype=fp8.kept_in_pages(dtype, device) if fp8.in_kv_cache(engine["kv_cache_dtype"], device) else None,
+        kv_cache_dtype=engine["kv_cache_dtype"],
     )
     _show_memory(console, plan.lines())
     e = job.estimate()

@@ -12,6 +12,7 @@ import torch
 from rftfast.engine.gpu_runner import step_shapes
 from rftfast.errors import UserError
 from rftfast.models.config import ModelConfig
+from rftfast.ops import fp8
 from rftfast.ops.kv import PAGE, KVPool
 from rftfast.ops.linear import MAX_ROWS
 from rftfast.ops.work import DecodeWork
@@ -120,12 +121,12 @@ def plan_memory(
     batch: Batch,
     weights_loaded: bool = False,
     quantization: str | None = None,
-    kv_dtype: torch.dtype | None = None,
+    kv_cache_dtype: str = "auto",
 ) -> MemoryPlan:
     """The plan for one sampler. ``kv_memory`` in bytes, or None for a share of what is free beside the weights.
 
     Of a quantised model it counts what stays; until the last of its weights is, the others are there in ``dtype``.
-    ``kv_dtype``: what pages hold (None: ``dtype``).
+    ``kv_cache_dtype``: what keys and values are kept in, one of ``fp8.KV_CACHE``.
     """
     c = config
     layer = (c.heads + 2 * c.kv_heads) * c.head_dim * c.hidden + c.heads * c.head_dim * c.hidden
@@ -143,7 +144,8 @@ def plan_memory(
         step = DecodeWork.bytes_needed(shape, c.heads, c.head_dim) + 4 * (paths.end - paths.base)
     else:
         activations = batch.max_rows * (row + logits)
-    page = KVPool.bytes_per_page(c.layers, c.kv_heads, c.head_dim, kv_dtype or dtype)
+    kept = fp8.kept_in_pages(dtype, device) if fp8.in_kv_cache(kv_cache_dtype, device) else dtype
+    page = KVPool.bytes_per_page(c.layers, c.kv_heads, c.head_dim, kept)
     free = free_memory(device) - activations - step - (0 if weights_loaded else weights)
     if free <= 0:
         raise UserError(

@@ -169,7 +169,7 @@ class Sampler:
             kv_memory=parse_bytes(kv_memory) if isinstance(kv_memory, str) else kv_memory,
             batch=batch,
             quantization=quantization,
-            kv_dtype=fp8.kept_in_pages(chosen, target) if float8_kv else None,
+            kv_cache_dtype=kv_cache_dtype,
         )
         tokenizer = Tokenizer.from_folder(folder)
         cos, sin = rope_table(config, config.max_positions)

@@ -111,11 +111,11 @@ def test_the_plan_counts_what_stays(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_plan_counts_pages_as_they_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rftfast.engine.memory.free_memory", lambda device: 1 << 34)
     config = ModelConfig.from_folder(folder)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     for name, times in (("cpu", 1), ("cuda", 2)):
         device = torch.device(name)
-        kept = fp8.kept_in_pages(torch.bfloat16, device)
         plain, eight = (
-            plan_memory(config, torch.bfloat16, device, kv_memory=1 << 20, batch=Batch(64, 64), kv_dtype=dtype)
-            for dtype in (None, kept)
+            plan_memory(config, torch.bfloat16, device, kv_memory=1 << 20, batch=Batch(64, 64), kv_cache_dtype=kept)
+            for kept in fp8.KV_CACHE
         )
         assert eight.pages == times * plain.pages and plain.page_bytes == times * eight.page_bytes
